@@ -1,5 +1,5 @@
 # What is in each image. Read by images/build, which has image, base, cached and key.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154,SC2164
 onnxruntime=1.31.1
 target=x86_64-unknown-linux-gnu
 : "${CARGO_TARGET_DIR:=$SLUICE_CACHE/target}"
@@ -68,10 +68,9 @@ inference_contents() {
 }
 
 prometheus_image() {
-    local suite folder
-    suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-    folder=$SLUICE_CACHE/images/prometheus-files-$(key "$suite" "$(declare -f prometheus_files)")
-    cached "$folder" "downloading $suite's Prometheus" prometheus_files
+    local folder
+    folder=$SLUICE_CACHE/images/prometheus-files-$(key "$(suite)" "$(declare -f prometheus_files)")
+    cached "$folder" "downloading $(suite)'s Prometheus" prometheus_files
     base base ca-certificates
     image sluice-prometheus "$REPLY" prometheus_contents "$folder"
 }

@@ -1,5 +1,5 @@
 # Shared by the cluster's and the images' scripts: where things lie, progress lines, the cache.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 set -euo pipefail
 
 SLUICE_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -31,7 +31,7 @@ step() {
         say "==> $what: failed with status $status after $((SECONDS - started)) s; all of it is in $log"
         return "$status"
     fi
-    rm -f "$log"
+    [ -n "${SLUICE_KEEP_LOGS:-}" ] || rm -f "$log"
     [ $((SECONDS - started)) -lt 2 ] || say "    $what: $((SECONDS - started)) s"
 }
 
@@ -48,6 +48,12 @@ key() {
         fi
     done | sha256sum | cut -c1-12
 }
+
+# The name of this machine's distribution, which images are made of too.
+suite() { sed -n 's/^VERSION_CODENAME=//p' /etc/os-release; }
+
+# Which images a checkout last built; several may share one cache.
+image_tag_file=$SLUICE_CACHE/images/tags/$(sha256sum <<<"$SLUICE_ROOT" | cut -c1-12)
 
 # cached DIR WHAT COMMAND…: make DIR once. COMMAND fills the scratch folder that it gets as its last
 # argument; that becomes DIR by one rename, so what is cached is whole, whenever it was interrupted.

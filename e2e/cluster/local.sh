@@ -1,5 +1,5 @@
 # What local-up and local-down must agree on.
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2154
 root=$SLUICE_CLUSTER_DIR
 pod_cidr=10.244.0.0/20
 service_cidr=10.96.0.0/16
@@ -7,21 +7,19 @@ dns_ip=10.96.0.10
 node_ip=${SLUICE_NODE_IP:-172.31.255.1}
 node_link=${SLUICE_NODE_LINK:-sluice0}
 # Told from anything else on this machine by the folder that the cluster's state is in.
-mark=sluice-$(key "$root")
+mark=sluice-$(sha256sum <<<"$root" | cut -c1-12)
 cgroup=$mark
 ctr=(ctr --address "$root/containerd.sock" --namespace k8s.io)
 # What the kubelet, kube-proxy and local-up change.
 sysctls='^(net\.ipv4\.ip_forward|net\.ipv4\.conf\.all\.route_localnet|vm\.overcommit_memory|kernel\.panic|kernel\.panic_on_oops|kernel\.keys\.root_max(keys|bytes))$'
 
-cgroup_roots() { # the folder of each controller (version 1), or the one folder of version 2
-    if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
-        echo /sys/fs/cgroup
-    else
-        awk '$3 == "cgroup" {print $2}' /proc/mounts
-    fi
+cgroup_roots() { # the folder of each controller (version 1) and of the one tree (version 2)
+    awk '$3 == "cgroup" || $3 == "cgroup2" {print $2}' /proc/mounts
 }
 
-started_at() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+started_at() { # when a process began, in ticks since boot; nothing if it has ended
+    sed -n 's/.*) //; /^[^ZX]/p' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20
+}
 
 running() { # running NAME: is the process that local-up began still there, and not another of its number?
     local pid began
