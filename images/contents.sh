@@ -7,11 +7,16 @@ export CARGO_TARGET_DIR
 static=$CARGO_TARGET_DIR/$target/release
 dynamic=$CARGO_TARGET_DIR/release
 
-# One call for the three: alone, each would compile the dependencies with features of its own.
+# One call for the three: alone, each would compile the dependencies with features of its own. Who
+# asks for one gets that one, even while another does not compile.
 static_programs() {
+    local packages=(-p sluice-operator -p sluice-router -p sluice-e2e)
+    case $only in
+    sluice-*) packages=(-p "$only") ;;
+    example-models) packages=(-p sluice-e2e) ;;
+    esac
     cd "$SLUICE_ROOT"
-    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $target \
-        -p sluice-operator -p sluice-router -p sluice-e2e
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $target "${packages[@]}"
 }
 
 dynamic_programs() {
@@ -37,9 +42,9 @@ product_images() {
     if wants sluice-operator sluice-router sluice-e2e example-models; then
         step "building the static programs" static_programs
         for name in sluice-operator sluice-router sluice-e2e; do
-            image $name scratch "${name//-/_}_contents" "$static/$name"
+            ! wants $name || image $name scratch "${name//-/_}_contents" "$static/$name"
         done
-        models_image
+        if wants example-models; then models_image; fi
     fi
     if wants sluice-inference-pod; then inference_image; fi
     if wants sluice-prometheus; then prometheus_image; fi
