@@ -14,7 +14,11 @@ use crate::artifact::{Digest, Source};
 
 /// The flags as the user wrote them.
 #[derive(Debug, Parser)]
-#[command(name = "sluice-inference-pod", version, about = "Serves one model over the Open Inference Protocol")]
+#[command(
+    name = "sluice-inference-pod",
+    version,
+    about = "Serves one model over the Open Inference Protocol"
+)]
 pub(crate) struct Args {
     /// Name under which the model answers.
     #[arg(long, env = "SLUICE_MODEL_NAME")]
@@ -160,10 +164,14 @@ impl TryFrom<Args> for Config {
         if source.is_none() && args.engine == EngineKind::Onnx {
             bail!("engine onnx needs --model-uri and --model-digest");
         }
-        let slots = args.concurrency.or_else(|| thread::available_parallelism().ok());
+        let slots = args
+            .concurrency
+            .or_else(|| thread::available_parallelism().ok());
         let settings = settings(args.engine_arg.iter().chain(&args.engine_args))?;
         Ok(Self {
-            model_deployment: args.model_deployment.unwrap_or_else(|| args.model_name.clone()),
+            model_deployment: args
+                .model_deployment
+                .unwrap_or_else(|| args.model_name.clone()),
             model_name: args.model_name,
             model_version: args.model_version,
             revision: args.revision,
@@ -187,21 +195,28 @@ impl TryFrom<Args> for Config {
 }
 
 fn source(args: &Args) -> anyhow::Result<Option<Source>> {
-    let Some(uri) = &args.model_uri else { return Ok(None) };
+    let Some(uri) = &args.model_uri else {
+        return Ok(None);
+    };
     let digest = args.model_digest.as_deref().context(
         "--model-uri needs --model-digest: without one nothing says that the right model was fetched",
     )?;
     Ok(Some(Source {
         uri: uri.clone(),
-        digest: digest.parse::<Digest>().map_err(|error| anyhow!("--model-digest: {error}"))?,
+        digest: digest
+            .parse::<Digest>()
+            .map_err(|error| anyhow!("--model-digest: {error}"))?,
         max_bytes: args.max_artifact_bytes,
         dir: args.data_dir.clone(),
     }))
 }
 
-fn settings<'a>(pairs: impl Iterator<Item = &'a String>) -> anyhow::Result<BTreeMap<String, String>> {
+fn settings(
+    pairs: impl Iterator<Item = impl AsRef<str>>,
+) -> anyhow::Result<BTreeMap<String, String>> {
     let mut settings = BTreeMap::new();
     for pair in pairs {
+        let pair = pair.as_ref();
         let (key, value) = pair
             .split_once('=')
             .with_context(|| format!("engine argument {pair:?} is not of the form key=value"))?;
@@ -221,7 +236,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         Some("ms") => 1e-3,
         Some("s") => 1.0,
         Some("m") => 60.0,
-        Some("" | _) | None if text == "0" => 1.0,
+        Some("") if digits == "0" => 1.0,
         Some(_) | None => return Err(wrong()),
     };
     let number: f64 = digits.parse().map_err(|_| wrong())?;
@@ -241,7 +256,7 @@ mod tests {
     fn durations_carry_their_unit() {
         assert_eq!(parse_duration("250us"), Ok(Duration::from_micros(250)));
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_mins(2)));
         assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
         for wrong in ["", "5", "ms", "-1s", "5 ms", "infs", "1h"] {
             assert!(parse_duration(wrong).is_err(), "{wrong:?}");
@@ -257,8 +272,8 @@ mod tests {
 
     #[test]
     fn engine_arguments_must_be_pairs_given_once() {
-        assert!(config(&["--", "alpha"]).is_err());
-        assert!(config(&["--", "alpha=1ms", "alpha=2ms"]).is_err());
+        config(&["--", "alpha"]).unwrap_err();
+        config(&["--", "alpha=1ms", "alpha=2ms"]).unwrap_err();
     }
 
     #[test]

@@ -6,7 +6,6 @@ use serde::{Serialize, Serializer};
 /// Element type, under the names of the Open Inference Protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-#[expect(missing_docs, reason = "the names say it")]
 pub(crate) enum Datatype {
     Bool,
     Uint8,
@@ -42,18 +41,23 @@ impl Datatype {
 
     /// The type of that name.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, known)| *known == name).map(|(datatype, _)| *datatype)
+        Self::ALL
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(datatype, _)| *datatype)
     }
 
     /// The name in the protocol.
     pub(crate) fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(known, _)| *known == self).map_or("", |(_, name)| name)
+        Self::ALL
+            .iter()
+            .find(|(known, _)| *known == self)
+            .map_or("", |(_, name)| name)
     }
 }
 
 /// The elements of a tensor in row-major order. `Bytes` holds text: JSON carries nothing else.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(missing_docs, reason = "the names say it")]
 pub(crate) enum Data {
     Bool(Vec<bool>),
     Uint8(Vec<u8>),
@@ -68,27 +72,6 @@ pub(crate) enum Data {
     Fp32(Vec<f32>),
     Fp64(Vec<f64>),
     Bytes(Vec<String>),
-}
-
-/// Runs one expression on the vector inside a [`Data`], whatever its element type.
-macro_rules! each_data {
-    ($data:expr, $values:ident => $body:expr) => {
-        match $data {
-            $crate::tensor::Data::Bool($values) => $body,
-            $crate::tensor::Data::Uint8($values) => $body,
-            $crate::tensor::Data::Uint16($values) => $body,
-            $crate::tensor::Data::Uint32($values) => $body,
-            $crate::tensor::Data::Uint64($values) => $body,
-            $crate::tensor::Data::Int8($values) => $body,
-            $crate::tensor::Data::Int16($values) => $body,
-            $crate::tensor::Data::Int32($values) => $body,
-            $crate::tensor::Data::Int64($values) => $body,
-            $crate::tensor::Data::Fp16($values) => $body,
-            $crate::tensor::Data::Fp32($values) => $body,
-            $crate::tensor::Data::Fp64($values) => $body,
-            $crate::tensor::Data::Bytes($values) => $body,
-        }
-    };
 }
 
 impl Data {
@@ -109,11 +92,6 @@ impl Data {
             Datatype::Fp64 => Self::Fp64(vec![0.0; count]),
             Datatype::Bytes => Self::Bytes(vec![String::new(); count]),
         }
-    }
-
-    /// How many elements there are.
-    pub(crate) fn len(&self) -> usize {
-        each_data!(self, values => values.len())
     }
 
     /// The type of the elements.
@@ -218,7 +196,11 @@ impl TensorSpec {
         };
         let shape: Vec<usize> = self.shape.iter().enumerate().map(size).collect();
         let count = element_count(&shape)?;
-        Some(Tensor { name: self.name.clone(), shape, data: Data::zeros(self.datatype, count) })
+        Some(Tensor {
+            name: self.name.clone(),
+            shape,
+            data: Data::zeros(self.datatype, count),
+        })
     }
 }
 
@@ -235,7 +217,9 @@ pub(crate) struct ModelSpec {
 
 /// The product of the dimensions, unless it overflows.
 pub(crate) fn element_count(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1_usize, |product, size| product.checked_mul(*size))
+    shape
+        .iter()
+        .try_fold(1_usize, |product, size| product.checked_mul(*size))
 }
 
 #[cfg(test)]
@@ -243,7 +227,11 @@ mod tests {
     use super::*;
 
     fn spec(shape: &[i64]) -> TensorSpec {
-        TensorSpec { name: "x".to_owned(), datatype: Datatype::Fp32, shape: shape.to_vec() }
+        TensorSpec {
+            name: "x".to_owned(),
+            datatype: Datatype::Fp32,
+            shape: shape.to_vec(),
+        }
     }
 
     #[test]
@@ -257,7 +245,7 @@ mod tests {
     fn zeros_have_the_batch_in_front_only() {
         let zeros = spec(&[-1, 3, -1]).zeros(4).unwrap();
         assert_eq!(zeros.shape, [4, 3, 1]);
-        assert_eq!(zeros.data.len(), 12);
+        assert_eq!(zeros.data, Data::Fp32(vec![0.0; 12]));
     }
 
     #[test]
