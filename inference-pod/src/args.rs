@@ -86,7 +86,7 @@ pub(crate) struct Args {
     engine_arg: Vec<String>,
     /// More settings of the engine, as key=value.
     #[arg(last = true)]
-    engine_args: Vec<String>,
+    settings: Vec<String>,
 }
 
 /// What runs the model.
@@ -167,7 +167,7 @@ impl TryFrom<Args> for Config {
         let slots = args
             .concurrency
             .or_else(|| thread::available_parallelism().ok());
-        let settings = settings(args.engine_arg.iter().chain(&args.engine_args))?;
+        let settings = settings(args.engine_arg.iter().chain(&args.settings))?;
         Ok(Self {
             model_deployment: args
                 .model_deployment

@@ -22,7 +22,10 @@ impl Digest {
 
     /// The digits without the prefix.
     pub(crate) fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        let halves = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        halves
+            .filter_map(|half| char::from_digit(u32::from(half), 16))
+            .collect()
     }
 }
 
@@ -72,11 +75,11 @@ pub(crate) struct Entry {
 pub(crate) fn manifest(entries: &[Entry]) -> Digest {
     let mut sorted: Vec<&Entry> = entries.iter().collect();
     sorted.sort_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
-    let lines: String = sorted
+    let lines: Vec<String> = sorted
         .iter()
         .map(|entry| format!("{} {} {}\n", entry.path, entry.size, entry.digest.hex()))
         .collect();
-    Digest::of(lines.as_bytes())
+    Digest::of(lines.concat().as_bytes())
 }
 
 #[cfg(test)]

@@ -162,15 +162,15 @@ impl Engine for Onnx {
                 Ok((name, SessionInputValue::Owned(value)))
             })
             .collect::<Result<Vec<(Cow<'_, str>, SessionInputValue<'_>)>, InferError>>()?;
-        let outputs = self.session.run(inputs).map_err(failed)?;
+        let outputs = self.session.run(inputs).map_err(|error| failed(&error))?;
         outputs
             .iter()
-            .map(|(name, value)| from_value(name, &value).map_err(failed))
+            .map(|(name, value)| from_value(name, &value).map_err(|error| failed(&error)))
             .collect()
     }
 }
 
-fn failed(error: ort::Error) -> InferError {
+fn failed(error: &ort::Error) -> InferError {
     InferError::Failed(error.to_string())
 }
 

@@ -8,8 +8,8 @@ mod infer;
 mod route;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
@@ -17,12 +17,25 @@ use serde_json::json;
 
 use self::route::{Route, route};
 use crate::app::App;
+use crate::ready::Phase;
 
 /// An answer.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// Answers any request.
+/// Answers any request. A draining pod ends its HTTP/1 connections with their next answer, so that
+/// none of them is idle, and about to be used again, when the pod closes them all.
 pub(crate) async fn answer(app: &App, request: Request<Incoming>) -> Answer {
+    let version = request.version();
+    let mut answer = route_and_answer(app, request).await;
+    if version == Version::HTTP_11 && app.readiness.phase() == Phase::Draining {
+        answer
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+async fn route_and_answer(app: &App, request: Request<Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
     let route = route(&path);
     if let Some(allowed) = forbidden_method(&route, request.method()) {

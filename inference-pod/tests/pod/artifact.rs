@@ -2,16 +2,7 @@
 
 use std::fs;
 
-use sha2::{Digest, Sha256};
-
-use crate::process::{Pod, Scratch, image_request, until, web_server};
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
+use crate::process::{Pod, Scratch, image_request, sha256, until, web_server};
 
 fn flags<'a>(uri: &'a str, digest: &'a str) -> [&'a str; 6] {
     [
@@ -76,7 +67,7 @@ fn a_pod_without_its_artifact_is_alive_but_not_ready() {
     );
     assert_eq!(
         pod.metric(&["sluice_pod_rejected_total", "reason=\"not_ready\""]),
-        Some(1.0)
+        Some(1)
     );
 }
 

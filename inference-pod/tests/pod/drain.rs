@@ -4,7 +4,7 @@ use std::thread;
 
 use crate::process::{Pod, image_request, until};
 
-fn in_flight(pod: &Pod, count: f64) {
+fn in_flight(pod: &Pod, count: usize) {
     until("requests are in flight", || {
         pod.metric(&["sluice_pod_in_flight{"]) == Some(count)
     });
@@ -26,7 +26,7 @@ fn requests_in_flight_are_finished_and_new_ones_accepted_for_the_delay() {
     });
     thread::scope(|scope| {
         let before = scope.spawn(|| pod.infer(&image_request("before")));
-        in_flight(&pod, 1.0);
+        in_flight(&pod, 1);
         pod.terminate();
         until("the pod is unready", || {
             pod.get("/v2/health/ready").status == 503
@@ -58,7 +58,7 @@ fn a_request_that_outlives_the_timeout_does_not_keep_the_pod() {
         std::io::Write::write_all(&mut stream, &[&head, body.as_bytes()].concat()).unwrap();
         stream
     };
-    in_flight(&pod, 1.0);
+    in_flight(&pod, 1);
     pod.terminate();
     assert!(pod.end().success());
     drop(stuck);

@@ -32,7 +32,7 @@ fn beyond_slots_and_queue_requests_are_shed_and_counted_as_capacity() {
         "{shed:?}"
     );
     let rejected = pod.metric(&["sluice_pod_rejected_total", "reason=\"capacity\""]);
-    assert_eq!(rejected, Some(shed.len() as f64));
+    assert_eq!(rejected, Some(shed.len()));
 }
 
 #[test]
@@ -45,12 +45,12 @@ fn a_client_that_leaves_is_counted_as_such_and_frees_its_place() {
         .unwrap();
     leaves.write_all(body.as_bytes()).unwrap();
     until("the request is being answered", || {
-        pod.metric(&["sluice_pod_in_flight{"]) == Some(1.0)
+        pod.metric(&["sluice_pod_in_flight{"]) == Some(1)
     });
     drop(leaves);
     let left = ["sluice_pod_requests_total", "code=\"499\""];
     until("the client's leaving is counted", || {
-        pod.metric(&left) == Some(1.0)
+        pod.metric(&left) == Some(1)
     });
     until("its place is free", || {
         pod.infer(&image_request("y")).status == 200

@@ -6,8 +6,10 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::unwrap_in_result,
     reason = "a test that can not go on fails"
 )]
+#![allow(clippy::print_stdout, reason = "a skipped test says why")]
 
 mod artifact;
 mod bad_input;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 /// Nothing here takes longer, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running pod; it ends with its test.
 pub(crate) struct Pod {
@@ -25,9 +25,10 @@ impl Pod {
         let data = Scratch::new();
         let mut child = Command::new(env!("CARGO_BIN_EXE_sluice-inference-pod"))
             .args(["--model-name", "m", "--address", "127.0.0.1", "--port", "0"])
-            .args(["--log-format", "json", "--drain-delay", "0", "--data-dir"])
+            .args(["--log-format", "json", "--data-dir"])
             .arg(&data.0)
             .args(flags)
+            .env("SLUICE_DRAIN_DELAY", "0")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -100,7 +101,7 @@ impl Pod {
     }
 
     /// The value of the first series whose name and labels contain all of these.
-    pub(crate) fn metric(&self, parts: &[&str]) -> Option<f64> {
+    pub(crate) fn metric(&self, parts: &[&str]) -> Option<usize> {
         let text = self.get("/metrics").text();
         let line = text
             .lines()
@@ -181,15 +182,19 @@ impl Answer {
 
 /// The head of a request that asks for the connection to be closed after it.
 pub(crate) fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> Vec<u8> {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: pod\r\nconnection: close\r\n");
+    let mut lines = vec![format!(
+        "{method} {path} HTTP/1.1\r\nhost: pod\r\nconnection: close\r\n"
+    )];
     if !headers.iter().any(|(name, _)| *name == "transfer-encoding") {
-        head.push_str(&format!("content-length: {length}\r\n"));
+        lines.push(format!("content-length: {length}\r\n"));
     }
-    for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    head.push_str("\r\n");
-    head.into_bytes()
+    lines.extend(
+        headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n")),
+    );
+    lines.push("\r\n".to_owned());
+    lines.concat().into_bytes()
 }
 
 /// Reads an answer up to the end of the connection.
@@ -215,6 +220,16 @@ pub(crate) fn image_request(id: &str) -> Value {
         "id": id,
         "inputs": [{"name": "image", "shape": [1, 64], "datatype": "FP32", "data": vec![0.0; 64]}],
     })
+}
+
+/// The digits of a sha256.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    let digits: Vec<String> = sha2::Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    digits.concat()
 }
 
 /// Waits for a condition.

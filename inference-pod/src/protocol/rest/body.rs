@@ -26,8 +26,8 @@ const THROW_AWAY_BYTES: usize = 512 << 20;
 pub(super) struct Held {
     /// The body.
     pub(super) bytes: Bytes,
-    /// Given back when this is dropped.
-    _room: Option<Room>,
+    /// What it and all that is made of it takes in memory; none where it is empty.
+    pub(super) room: Option<Room>,
 }
 
 /// Reads the whole body.
@@ -85,7 +85,7 @@ async fn collect(app: &App, body: &mut Incoming, limit: usize) -> Result<Held, F
     }
     Ok(Held {
         bytes: bytes.freeze(),
-        _room: room,
+        room,
     })
 }
 

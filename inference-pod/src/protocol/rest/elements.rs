@@ -219,31 +219,31 @@ impl<T: Element> Level<'_, T> {
 impl<'de, T: Element> Visitor<'de> for Level<'_, T> {
     type Value = ();
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "values of type {}", self.found.datatype.name())
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "values of type {}", self.found.datatype.name())
     }
 
-    fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
-        self.scalar(Scalar::Bool(value))
+    fn visit_bool<E: Error>(self, v: bool) -> Result<(), E> {
+        self.scalar(Scalar::Bool(v))
     }
 
-    fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
-        self.scalar(Scalar::Unsigned(value))
+    fn visit_u64<E: Error>(self, v: u64) -> Result<(), E> {
+        self.scalar(Scalar::Unsigned(v))
     }
 
-    fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
-        self.scalar(Scalar::Signed(value))
+    fn visit_i64<E: Error>(self, v: i64) -> Result<(), E> {
+        self.scalar(Scalar::Signed(v))
     }
 
-    fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
-        self.scalar(Scalar::Float(value))
+    fn visit_f64<E: Error>(self, v: f64) -> Result<(), E> {
+        self.scalar(Scalar::Float(v))
     }
 
-    fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
-        self.scalar(Scalar::Text(value))
+    fn visit_str<E: Error>(self, v: &str) -> Result<(), E> {
+        self.scalar(Scalar::Text(v))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let depth = self.depth;
         if self.found.sizes.len() == depth {
             if !self.found.values.is_empty() {
@@ -259,7 +259,7 @@ impl<'de, T: Element> Visitor<'de> for Level<'_, T> {
                 found: &mut *self.found,
                 depth: depth.saturating_add(1),
             };
-            if elements.next_element_seed(inside)?.is_none() {
+            if seq.next_element_seed(inside)?.is_none() {
                 break;
             }
             size = size.saturating_add(1);

@@ -45,8 +45,9 @@ async fn infer(
     asked.check(app)?;
     let serving = ready(app)?;
     check_headers(request.headers())?;
-    let held = body::read(app, request).await?;
-    let decoded = decode_somewhere(held, serving).await?;
+    // The room is held to the end: tensors take memory in proportion to the body they came from.
+    let Held { bytes, room: _room } = body::read(app, request).await?;
+    let decoded = decode_somewhere(bytes, serving).await?;
     let admission = serving.pool.admit().ok_or_else(|| {
         app.metrics.reject(Rejection::Capacity);
         Failure::overloaded()
@@ -67,13 +68,12 @@ async fn infer(
 
 /// A draining pod still serves: it is asked until everyone has heard that it goes.
 fn ready(app: &App) -> Result<&Serving, Failure> {
-    match (app.readiness.phase(), app.serving()) {
-        (Phase::Ready | Phase::Draining, Some(serving)) => Ok(serving),
-        (_, _) => {
-            app.metrics.reject(Rejection::NotReady);
-            Err(Failure::not_ready(app))
-        }
+    if let (Phase::Ready | Phase::Draining, Some(serving)) = (app.readiness.phase(), app.serving())
+    {
+        return Ok(serving);
     }
+    app.metrics.reject(Rejection::NotReady);
+    Err(Failure::not_ready(app))
 }
 
 fn check_headers(headers: &HeaderMap) -> Result<(), Failure> {
@@ -105,12 +105,12 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Failure> {
     }
 }
 
-async fn decode_somewhere(held: Held, serving: &Serving) -> Result<Decoded, Failure> {
-    if held.bytes.len() <= INLINE_BYTES {
-        return decode(&held.bytes, &serving.spec).map_err(Failure::bad_request);
+async fn decode_somewhere(bytes: Bytes, serving: &Serving) -> Result<Decoded, Failure> {
+    if bytes.len() <= INLINE_BYTES {
+        return decode(&bytes, &serving.spec).map_err(Failure::bad_request);
     }
     let spec = serving.spec.clone();
-    match task::spawn_blocking(move || decode(&held.bytes, &spec)).await {
+    match task::spawn_blocking(move || decode(&bytes, &spec)).await {
         Ok(decoded) => decoded.map_err(Failure::bad_request),
         Err(error) => Err(Failure::new(
             StatusCode::INTERNAL_SERVER_ERROR,
