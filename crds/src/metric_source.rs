@@ -48,9 +48,6 @@ pub struct MetricSourceSpec {
         regex(pattern = r"^[a-zA-Z_][a-zA-Z0-9_]*$")
     )]
     pub namespace_label: Option<String>,
-    /// How old the newest sample of a value may be before it counts as no data; default 90s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stale_after: Option<DurationText>,
     /// How long one query may take; default 5s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<DurationText>,

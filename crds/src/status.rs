@@ -106,9 +106,15 @@ pub struct RunStatus {
     /// Pods of the stable revision when the run began: it keeps at least as many until promotion.
     #[serde(default)]
     pub stable_replicas: i32,
+    /// When the canary first got traffic in this run: no query reaches back before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exposed_at: Option<Time>,
     /// Index of the step, from 0; none before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_index: Option<i32>,
+    /// Whether the run is past its last step and bakes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub baking: bool,
     /// When that step (or the bake) was entered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_started_at: Option<Time>,

@@ -1,0 +1,85 @@
+//! What is to change in the cluster, one change at a time.
+
+use crds::contract::{Mark, Split};
+use jiff::Timestamp;
+
+use crate::{observation::RouteShape, plan::Plan, weight::Weight};
+
+/// One change. The shell carries them out in their order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Save the spec's model and runtime under the revision's name.
+    SaveRevision {
+        /// Name of the revision.
+        revision: String,
+    },
+    /// Save a run's plan.
+    SavePlan {
+        /// Name of the plan.
+        name: String,
+        /// The plan.
+        plan: Plan,
+    },
+    /// Have a revision's Deployment and Service, with so many pods.
+    EnsureTrack {
+        /// The revision.
+        revision: String,
+        /// How many pods.
+        replicas: u32,
+    },
+    /// Write the route: weights, split and mark in one patch.
+    ApplyRoute(Route),
+    /// Have the Service by which clients in the cluster reach the model.
+    EnsureAddress,
+    /// Mark a revision as stable.
+    MarkStable {
+        /// The revision.
+        revision: String,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Remove a revision's Deployment and Service.
+    RemoveTrack {
+        /// The revision.
+        revision: String,
+    },
+    /// Remove a saved revision or plan that nothing refers to any more.
+    Forget {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// The route as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Stable (or the only) revision.
+    pub stable: String,
+    /// The canary and its share.
+    pub canary: Option<(String, Weight)>,
+    /// The contract with the router.
+    pub split: Split,
+    /// The latch on a condemned revision.
+    pub mark: Option<Mark>,
+    /// The part that does not depend on the rollout.
+    pub shape: RouteShape,
+    /// Whether the canary gets more than it has: such a write must not overtake another.
+    pub widens: bool,
+}
+
+impl Action {
+    /// Whether this only takes traffic off a canary: it may be done even when the state that led to
+    /// it could not be recorded.
+    pub fn narrows(&self) -> bool {
+        match self {
+            Self::ApplyRoute(route) => !route.widens,
+            Self::SaveRevision { .. }
+            | Self::SavePlan { .. }
+            | Self::EnsureTrack { .. }
+            | Self::EnsureAddress
+            | Self::MarkStable { .. }
+            | Self::RemoveTrack { .. }
+            | Self::Forget { .. } => false,
+        }
+    }
+}

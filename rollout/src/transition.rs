@@ -1,0 +1,233 @@
+//! The state machine: from where the rollout stands and what is seen, to where it stands next. At
+//! most one transition at a time.
+
+mod pending;
+mod running;
+mod settled;
+mod timing;
+
+use crds::status::{DecisionRecord, Measured, RunRecord};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+pub(crate) use self::{running::capacity, settled::recover, timing::wake_after};
+use crate::{
+    observation::Observation,
+    state::{Condemned, EndResult, Ending, Phase, Run, State, since_at},
+    weight::Weight,
+    why::Why,
+};
+
+/// How many decisions and runs a status remembers.
+const REMEMBERED: usize = 10;
+
+/// Where the rollout stands next, and why.
+pub(crate) struct Transition {
+    pub(crate) next: State,
+    pub(crate) why: Why,
+    /// What to tell about it, when more than a timer changed.
+    pub(crate) record: Option<Draft>,
+}
+
+/// A decision record without its number, time and measurements.
+pub(crate) struct Draft {
+    decision: &'static str,
+    run: Option<String>,
+    revision: Option<String>,
+    weight: Weight,
+    message: String,
+}
+
+impl Transition {
+    fn stay(next: State, why: Why) -> Self {
+        Self {
+            next,
+            why,
+            record: None,
+        }
+    }
+}
+
+/// The only function that changes the phase.
+pub(crate) fn advance(state: &State, seen: &Observation, now: Timestamp) -> Transition {
+    let mut state = state.clone();
+    if seen.problems.is_empty() {
+        state.draining.retain(|revision, until| {
+            // A revision that still gets traffic is not done, whatever the clock says.
+            *until > now || !seen.routed(revision).eq(&Weight::ZERO)
+        });
+    }
+    match state.phase.clone() {
+        Phase::Unknown { problem } => Transition::stay(state, Why::Unreadable { problem }),
+        Phase::Pending { revision } => pending::advance(state, revision, seen, now),
+        Phase::Settled { stable, .. } => settled::advance(state, &stable, seen, now),
+        Phase::Running { stable, run } => running::advance(state, stable, run, seen, now),
+        Phase::Ending {
+            stable,
+            run,
+            ending,
+        } => end(state, stable, run, ending, seen, now),
+    }
+}
+
+/// Traffic is being taken off the canary: done when the data plane serves it.
+fn end(
+    mut state: State,
+    stable: String,
+    run: Run,
+    ending: Ending,
+    seen: &Observation,
+    now: Timestamp,
+) -> Transition {
+    let off = seen.problems.is_empty()
+        && seen.routed(&run.revision) == Weight::ZERO
+        && seen.route.rule.is_some()
+        && seen.route.applied.counts();
+    if !off {
+        return Transition::stay(state, Why::Ending(ending));
+    }
+    let record = Draft {
+        decision: match ending.result {
+            EndResult::RolledBack => "RolledBack",
+            EndResult::Superseded => "Superseded",
+            EndResult::Reverted => "Reverted",
+            EndResult::Abandoned => "Abandoned",
+        },
+        run: Some(run.id.clone()),
+        revision: Some(run.revision.clone()),
+        weight: Weight::ZERO,
+        message: format!("no traffic goes to {}: {}", run.revision, ending.message),
+    };
+    remember_run(&mut state, &run, ending.result.name(), &ending.reason, now);
+    drain(&mut state, &run.revision, seen, now);
+    let rolled_back = ending.result == EndResult::RolledBack;
+    state.phase = Phase::Settled {
+        stable,
+        rolled_back,
+    };
+    let why = if rolled_back {
+        Why::RolledBack {
+            reason: ending.reason,
+        }
+    } else {
+        Why::Moved {
+            message: record.message.clone(),
+            weight: Weight::ZERO,
+        }
+    };
+    Transition {
+        next: state,
+        why,
+        record: Some(record),
+    }
+}
+
+/// Keeps the pods of a revision that lost its traffic for as long as a request may take.
+fn drain(state: &mut State, revision: &str, seen: &Observation, now: Timestamp) {
+    let drain = match (&seen.frozen, &seen.wanted.plan) {
+        (crate::observation::Frozen::Plan(plan), _) => plan.drain,
+        (_, Ok(plan)) => plan.drain,
+        (_, Err(_)) => crate::plan::DEFAULT_REQUEST_TIMEOUT,
+    };
+    let until = now.checked_add(drain).unwrap_or(now);
+    state.draining.insert(revision.to_owned(), until);
+}
+
+fn condemn(state: &mut State, run: &Run, reason: &str) {
+    state
+        .condemned
+        .retain(|condemned| condemned.revision != run.revision);
+    state.condemned.push(Condemned {
+        revision: run.revision.clone(),
+        run: run.id.clone(),
+        attempt: run.attempt,
+        reason: reason.to_owned(),
+    });
+    trim(&mut state.condemned);
+}
+
+fn remember_run(state: &mut State, run: &Run, result: &str, reason: &str, now: Timestamp) {
+    state.history.push(RunRecord {
+        run: run.id.clone(),
+        revision: run.revision.clone(),
+        result: result.to_owned(),
+        reason: reason.to_owned(),
+        started_at: Some(Time(run.started_at)),
+        ended_at: Some(Time(now)),
+    });
+    trim(&mut state.history);
+}
+
+fn trim<T>(list: &mut Vec<T>) {
+    let surplus = list.len().saturating_sub(REMEMBERED);
+    list.drain(..surplus);
+}
+
+/// The state with the record of this transition, numbered after the last.
+pub(crate) fn with_record(
+    mut state: State,
+    draft: Option<Draft>,
+    seen: &Observation,
+    now: Timestamp,
+) -> State {
+    let Some(draft) = draft else { return state };
+    let id = state
+        .decisions
+        .last()
+        .map_or(1, |last| last.id.saturating_add(1));
+    let judged = seen.judgements.iter().filter(|judgement| {
+        draft
+            .revision
+            .as_ref()
+            .is_some_and(|revision| *revision == judgement.revision)
+    });
+    let bounds = |name: &str| match &seen.frozen {
+        crate::observation::Frozen::Plan(plan) => plan
+            .guardrails
+            .iter()
+            .find(|guardrail| guardrail.name == name)
+            .map(crate::guardrail::Guardrail::bounds_text),
+        _ => None,
+    };
+    let guardrails: Vec<Measured> = judged
+        .map(|judgement| Measured {
+            name: judgement.guardrail.clone(),
+            verdict: judgement.verdict.name().to_owned(),
+            value: judgement.value.map(number),
+            samples: judgement.samples.map(number),
+            threshold: bounds(&judgement.guardrail),
+        })
+        .collect();
+    let record = DecisionRecord {
+        id,
+        at: Some(Time(now)),
+        run: draft.run,
+        revision: draft.revision,
+        decision: draft.decision.to_owned(),
+        weight: draft.weight.into(),
+        message: draft.message,
+        guardrails,
+    };
+    state.decisions.push(record);
+    trim(&mut state.decisions);
+    state
+}
+
+/// A number as a status holds it: text, four significant decimals.
+fn number(value: f64) -> crds::quantity::Number {
+    let text = format!("{value:.4}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    crds::quantity::Number(
+        if text.is_empty() || text == "-0" {
+            "0"
+        } else {
+            text
+        }
+        .to_owned(),
+    )
+}
+
+/// Whether `limit` has passed since `since`.
+fn passed(since: Timestamp, limit: SignedDuration, now: Timestamp) -> bool {
+    since_at(since, now) >= limit
+}

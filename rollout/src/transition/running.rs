@@ -1,0 +1,341 @@
+//! A run: a revision is tried, step by step. What ends it is looked at first, then what holds it,
+//! and only when neither speaks does it go on.
+
+mod endings;
+mod guardrails;
+
+use jiff::Timestamp;
+
+use super::{Draft, Transition, condemn, drain, remember_run};
+use crate::{
+    observation::{Frozen, Observation},
+    plan::Plan,
+    state::{EndResult, Ending, Hold, Phase, Run, Stage, State},
+    weight::Weight,
+    why::Why,
+};
+
+pub(super) fn advance(
+    state: State,
+    stable: String,
+    mut run: Run,
+    seen: &Observation,
+    now: Timestamp,
+) -> Transition {
+    let plan = match &seen.frozen {
+        Frozen::Plan(plan) => Some(plan),
+        Frozen::NoRun | Frozen::Missing | Frozen::Unreadable(_) => None,
+    };
+    if let Some(plan) = plan {
+        guardrails::tally(&mut run, plan, seen, now);
+    }
+    if let Some(ending) = endings::ending(&run, plan, &stable, seen, now) {
+        if endings::has_fallback(&stable, &run, seen) {
+            return begin_ending(state, stable, run, ending);
+        }
+        return keep(state, stable, run, Why::StableUnhealthy);
+    }
+    if let Some(problem) = seen.problems.first() {
+        let problem = problem.clone();
+        return keep(state, stable, run, Why::CannotSee { problem });
+    }
+    if seen.wanted.paused {
+        if let Some(held) = run.hold_mut() {
+            held.stop(now);
+        }
+        run.waiting_since = None;
+        return keep(state, stable, run, Why::Paused);
+    }
+    match (plan, &run.stage) {
+        (None, _) => {
+            let why = no_plan(seen);
+            keep(state, stable, run, why)
+        }
+        (Some(plan), Stage::Starting) => start(state, stable, run, plan, seen, now),
+        (Some(plan), Stage::Step { .. } | Stage::Bake { .. }) => {
+            hold_or_go_on(state, stable, run, plan, seen, now)
+        }
+    }
+}
+
+fn no_plan(seen: &Observation) -> Why {
+    let problem = match &seen.frozen {
+        Frozen::Unreadable(problem) => problem.clone(),
+        Frozen::Plan(_) | Frozen::NoRun | Frozen::Missing => "it is being saved".to_owned(),
+    };
+    Why::PlanUnreadable { problem }
+}
+
+fn keep(mut state: State, stable: String, run: Run, why: Why) -> Transition {
+    state.phase = Phase::Running { stable, run };
+    Transition::stay(state, why)
+}
+
+fn begin_ending(mut state: State, stable: String, mut run: Run, ending: Ending) -> Transition {
+    if ending.result == EndResult::RolledBack {
+        condemn(&mut state, &run, &ending.reason);
+    }
+    run.earned = Weight::ZERO;
+    let record = Draft {
+        decision: "RollingBack",
+        run: Some(run.id.clone()),
+        revision: Some(run.revision.clone()),
+        weight: Weight::ZERO,
+        message: ending.message.clone(),
+    };
+    let why = Why::Ending(ending.clone());
+    state.phase = Phase::Ending {
+        stable,
+        run,
+        ending,
+    };
+    Transition {
+        next: state,
+        why,
+        record: Some(record),
+    }
+}
+
+/// Before the first step: the canary's pods must be ready, and the route in place at weight 0.
+fn start(
+    state: State,
+    stable: String,
+    mut run: Run,
+    plan: &Plan,
+    seen: &Observation,
+    now: Timestamp,
+) -> Transition {
+    let Some(first) = plan.steps.first() else {
+        let problem = "it has no steps".to_owned();
+        return keep(state, stable, run, Why::PlanUnreadable { problem });
+    };
+    let capacity = capacity(&run, seen);
+    let want = first.weight.replicas(capacity);
+    let ready = seen.ready(&run.revision);
+    run.waiting_since.get_or_insert(now);
+    if ready < want {
+        let why = waiting_for_pods(&run, ready, want, seen);
+        return keep(state, stable, run, why);
+    }
+    let listed = seen
+        .route
+        .rule
+        .as_ref()
+        .is_some_and(|rule| rule.weights.contains_key(&run.revision));
+    if !listed || !seen.route.applied.counts() {
+        return keep(state, stable, run, Why::WaitingForTraffic);
+    }
+    if seen.ready(&stable) == 0 {
+        return keep(state, stable, run, Why::StableUnhealthy);
+    }
+    run.exposed_at = Some(now);
+    enter_step(state, stable, run, plan, 0, now)
+}
+
+/// At a step or in the bake: is the whole weight served, has it lasted, do all guardrails pass?
+fn hold_or_go_on(
+    state: State,
+    stable: String,
+    mut run: Run,
+    plan: &Plan,
+    seen: &Observation,
+    now: Timestamp,
+) -> Transition {
+    if let Some(why) = not_applied(&mut run, seen, now) {
+        return keep(state, stable, run, why);
+    }
+    if seen.ready(&stable) == 0 && seen.wanted.replicas > 0 {
+        return keep(state, stable, run, Why::StableUnhealthy);
+    }
+    if let Some(why) = guardrails::blocked(&run, plan, seen, now) {
+        return keep(state, stable, run, why);
+    }
+    if let Some(why) = lasting(&run, plan, now) {
+        return keep(state, stable, run, why);
+    }
+    match &run.stage {
+        Stage::Step { index, .. } if index + 1 < plan.steps.len() => {
+            let next = index + 1;
+            enter_step(state, stable, run, plan, next, now)
+        }
+        Stage::Step { .. } if !plan.bake.is_zero() => enter_bake(state, stable, run, plan, now),
+        Stage::Starting | Stage::Step { .. } | Stage::Bake { .. } => {
+            promote(state, &stable, &run, seen, now)
+        }
+    }
+}
+
+/// Keeps the step's clock: it runs while the whole weight is served.
+fn not_applied(run: &mut Run, seen: &Observation, now: Timestamp) -> Option<Why> {
+    let routed = seen.routed(&run.revision);
+    if routed == run.earned && seen.route.applied.counts() {
+        run.waiting_since = None;
+        if let Some(held) = run.hold_mut() {
+            held.applied_at.get_or_insert(now);
+        }
+        return None;
+    }
+    run.waiting_since.get_or_insert(now);
+    if let Some(held) = run.hold_mut() {
+        held.stop(now);
+    }
+    let capacity = capacity(run, seen);
+    let (ready, want) = (seen.ready(&run.revision), run.earned.replicas(capacity));
+    Some(if Weight::ready_share(ready, capacity) < run.earned {
+        waiting_for_pods(run, ready, want, seen)
+    } else {
+        Why::WaitingForTraffic
+    })
+}
+
+fn waiting_for_pods(run: &Run, ready: u32, want: u32, seen: &Observation) -> Why {
+    let trouble = seen
+        .tracks
+        .get(&run.revision)
+        .and_then(|track| track.trouble.clone());
+    Why::WaitingForReplicas {
+        ready,
+        want,
+        trouble,
+    }
+}
+
+/// Whether the step or the bake must last on.
+fn lasting(run: &Run, plan: &Plan, now: Timestamp) -> Option<Why> {
+    let (held, long, what) = match &run.stage {
+        Stage::Starting => return None,
+        Stage::Step { index, held } => {
+            let what = format!("step {} of {}", index + 1, plan.steps.len());
+            (held, plan.step(*index)?.hold, what)
+        }
+        Stage::Bake { held } => (held, plan.bake, "the bake".to_owned()),
+    };
+    let left = long
+        .checked_sub(held.elapsed(now))
+        .filter(|left| left.is_positive())?;
+    // From the recorded time, not from now: the text must not change from look to look.
+    let since = held.applied_at.unwrap_or(now);
+    let until = since
+        .checked_add(long.saturating_sub(held.before))
+        .or_else(|_| now.checked_add(left))
+        .unwrap_or(now);
+    Some(Why::WaitingForHold { what, until })
+}
+
+fn enter_step(
+    mut state: State,
+    stable: String,
+    mut run: Run,
+    plan: &Plan,
+    index: usize,
+    now: Timestamp,
+) -> Transition {
+    let Some(step) = plan.step(index) else {
+        let problem = format!("it has no step {}", index + 1);
+        return keep(state, stable, run, Why::PlanUnreadable { problem });
+    };
+    run.earned = step.weight;
+    run.stage = Stage::Step {
+        index,
+        held: Hold::entered(now),
+    };
+    entered(&mut run, now);
+    let message = format!(
+        "step {} of {}: {} of the traffic",
+        index + 1,
+        plan.steps.len(),
+        step.weight
+    );
+    let record = Draft {
+        decision: "StepStarted",
+        run: Some(run.id.clone()),
+        revision: Some(run.revision.clone()),
+        weight: step.weight,
+        message: message.clone(),
+    };
+    state.phase = Phase::Running { stable, run };
+    let why = Why::Moved {
+        message,
+        weight: step.weight,
+    };
+    Transition {
+        next: state,
+        why,
+        record: Some(record),
+    }
+}
+
+fn enter_bake(
+    mut state: State,
+    stable: String,
+    mut run: Run,
+    plan: &Plan,
+    now: Timestamp,
+) -> Transition {
+    run.stage = Stage::Bake {
+        held: Hold::entered(now),
+    };
+    entered(&mut run, now);
+    let message = format!(
+        "all steps passed: {} bakes for {:#}",
+        run.revision, plan.bake
+    );
+    let record = Draft {
+        decision: "BakeStarted",
+        run: Some(run.id.clone()),
+        revision: Some(run.revision.clone()),
+        weight: run.earned,
+        message: message.clone(),
+    };
+    let why = Why::Moved {
+        message,
+        weight: run.earned,
+    };
+    state.phase = Phase::Running { stable, run };
+    Transition {
+        next: state,
+        why,
+        record: Some(record),
+    }
+}
+
+/// What is counted per step begins anew.
+fn entered(run: &mut Run, now: Timestamp) {
+    run.waiting_since = Some(now);
+    for tally in run.tallies.values_mut() {
+        tally.blind = tally.blind.map(|(verdict, _)| (verdict, now));
+    }
+}
+
+/// Promotion is a change of roles: no pod restarts, nothing is copied.
+fn promote(
+    mut state: State,
+    stable: &str,
+    run: &Run,
+    seen: &Observation,
+    now: Timestamp,
+) -> Transition {
+    remember_run(&mut state, run, "Promoted", "Promoted", now);
+    drain(&mut state, stable, seen, now);
+    let record = Draft {
+        decision: "Promoted",
+        run: Some(run.id.clone()),
+        revision: Some(run.revision.clone()),
+        weight: Weight::FULL,
+        message: format!("{} is stable; {stable} is retired", run.revision),
+    };
+    state.phase = Phase::Settled {
+        stable: run.revision.clone(),
+        rolled_back: false,
+    };
+    Transition {
+        next: state,
+        why: Why::Promoted,
+        record: Some(record),
+    }
+}
+
+/// Pods that the whole traffic is meant for.
+pub(crate) fn capacity(run: &Run, seen: &Observation) -> u32 {
+    run.stable_replicas.max(seen.wanted.replicas)
+}

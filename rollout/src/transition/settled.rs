@@ -1,0 +1,164 @@
+//! One proven revision serves. A run begins here, and a lost status is recovered to here.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{Draft, Transition};
+use crate::{
+    observation::Observation,
+    state::{Condemned, Phase, Run, Stage, State},
+    weight::Weight,
+    why::Why,
+};
+
+/// The state of an object without a status: new, or its status was lost. The mark on its revision
+/// says which one is proven, so that what is not never gets all traffic.
+pub(crate) fn recover(seen: &Observation) -> State {
+    let marked = seen
+        .revisions
+        .iter()
+        .filter_map(|(name, revision)| Some((revision.stable_since?, name)))
+        .max();
+    let Some((_, stable)) = marked else {
+        return State::default();
+    };
+    let rule = seen.route.rule.as_ref();
+    let mark = rule.and_then(|rule| rule.mark.as_ref());
+    // The mark on the route outlives the status: a condemned revision stays condemned.
+    let condemned = mark.filter(|mark| mark.revision == seen.wanted.revision);
+    let split_run = rule
+        .and_then(|rule| rule.split.as_ref())
+        .map(|split| split.run.as_str());
+    let plan_runs = seen.plans.iter().filter_map(|plan| plan.rsplit('-').next());
+    let runs = plan_runs
+        .chain(split_run)
+        .chain(mark.map(|mark| mark.run.as_str()));
+    State {
+        phase: Phase::Settled {
+            stable: stable.clone(),
+            rolled_back: condemned.is_some(),
+        },
+        runs: runs.filter_map(run_number).max().unwrap_or(0),
+        condemned: condemned
+            .map(|mark| Condemned {
+                revision: mark.revision.clone(),
+                run: mark.run.clone(),
+                attempt: seen.wanted.attempt,
+                reason: "RolledBackBefore".to_owned(),
+            })
+            .into_iter()
+            .collect(),
+        ..State::default()
+    }
+}
+
+fn run_number(id: &str) -> Option<u64> {
+    id.strip_prefix('r')?.parse().ok()
+}
+
+pub(super) fn advance(
+    mut state: State,
+    stable: &str,
+    seen: &Observation,
+    now: Timestamp,
+) -> Transition {
+    if let Some(problem) = seen.problems.first() {
+        let problem = problem.clone();
+        return Transition::stay(state, Why::CannotSee { problem });
+    }
+    let wanted = &seen.wanted;
+    if wanted.revision == stable {
+        // Another spec came between: what was condemned may be tried again.
+        state.condemned.clear();
+        state.phase = Phase::Settled {
+            stable: stable.to_owned(),
+            rolled_back: false,
+        };
+        if let Err(error) = &wanted.plan {
+            return Transition::stay(state, Why::InvalidSpec(error.clone()));
+        }
+        return Transition::stay(state, serving(stable, seen));
+    }
+    if let Err(error) = &wanted.plan {
+        let why = Why::InvalidSpec(error.clone());
+        return Transition::stay(state, why);
+    }
+    if let Some(condemned) = state.condemned(&wanted.revision, wanted.attempt) {
+        let reason = condemned.reason.clone();
+        state.phase = Phase::Settled {
+            stable: stable.to_owned(),
+            rolled_back: true,
+        };
+        return Transition::stay(state, Why::RolledBack { reason });
+    }
+    if wanted.paused {
+        return Transition::stay(state, Why::Paused);
+    }
+    if seen.ready(stable) == 0 && wanted.replicas > 0 {
+        return Transition::stay(state, Why::StableUnhealthy);
+    }
+    begin(state, stable, seen, now)
+}
+
+fn serving(stable: &str, seen: &Observation) -> Why {
+    let (ready, want) = (seen.ready(stable), seen.wanted.replicas);
+    let trouble = seen
+        .tracks
+        .get(stable)
+        .and_then(|track| track.trouble.clone());
+    if ready == 0 && want > 0 {
+        Why::WaitingForReplicas {
+            ready,
+            want,
+            trouble,
+        }
+    } else {
+        Why::Promoted
+    }
+}
+
+fn begin(mut state: State, stable: &str, seen: &Observation, now: Timestamp) -> Transition {
+    let revision = seen.wanted.revision.clone();
+    state.runs = state.runs.saturating_add(1);
+    let id = format!("r{}", state.runs);
+    state.condemned.clear();
+    state.draining.remove(&revision);
+    let message = format!("run {id} tries {revision} against {stable}");
+    let record = Draft {
+        decision: "RunStarted",
+        run: Some(id.clone()),
+        revision: Some(revision.clone()),
+        weight: Weight::ZERO,
+        message: message.clone(),
+    };
+    let run = Run {
+        plan: format!("{}-plan-{id}", seen.name),
+        id,
+        revision,
+        started_at: now,
+        attempt: seen.wanted.attempt,
+        stable_replicas: seen
+            .tracks
+            .get(stable)
+            .map_or(seen.wanted.replicas, |track| track.replicas),
+        exposed_at: None,
+        stage: Stage::Starting,
+        earned: Weight::ZERO,
+        waiting_since: Some(now),
+        tallies: BTreeMap::new(),
+    };
+    state.phase = Phase::Running {
+        stable: stable.to_owned(),
+        run,
+    };
+    let why = Why::Moved {
+        message,
+        weight: Weight::ZERO,
+    };
+    Transition {
+        next: state,
+        why,
+        record: Some(record),
+    }
+}

@@ -1,0 +1,60 @@
+//! When to look again, even if nothing happens.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    observation::{Frozen, Observation},
+    plan::Plan,
+    state::{Phase, Run, Stage, State},
+};
+
+/// While something is on its way that no watch tells of, such as a router's report.
+const POLL: SignedDuration = SignedDuration::from_millis(200);
+/// While a run waits for what watches tell of.
+const RUN: SignedDuration = SignedDuration::from_secs(5);
+/// At rest: a guard against an event that never came.
+const REST: SignedDuration = SignedDuration::from_mins(5);
+
+pub(crate) fn wake_after(next: &State, seen: &Observation, now: Timestamp) -> SignedDuration {
+    let present = match &next.phase {
+        Phase::Unknown { .. } => REST,
+        Phase::Pending { .. } | Phase::Settled { .. } if !seen.problems.is_empty() => RUN,
+        Phase::Pending { revision } => match revision {
+            Some(revision) if seen.ready(revision) > 0 => POLL,
+            Some(_) => RUN,
+            None => REST,
+        },
+        Phase::Settled { .. } => REST,
+        Phase::Ending { .. } => POLL,
+        Phase::Running { run, .. } => running(run, seen, now),
+    };
+    let drained = next
+        .draining
+        .values()
+        .map(|until| until.duration_since(now).max(POLL));
+    drained.chain([present]).min().unwrap_or(REST)
+}
+
+fn running(run: &Run, seen: &Observation, now: Timestamp) -> SignedDuration {
+    if run.waiting_since.is_some() {
+        return POLL;
+    }
+    let Frozen::Plan(plan) = &seen.frozen else {
+        return POLL;
+    };
+    let left = left_to_hold(run, plan, now)
+        .unwrap_or(RUN)
+        .max(SignedDuration::from_millis(20));
+    let intervals = plan.guardrails.iter().map(|guardrail| guardrail.interval);
+    intervals.chain([left, RUN]).min().unwrap_or(RUN)
+}
+
+fn left_to_hold(run: &Run, plan: &Plan, now: Timestamp) -> Option<SignedDuration> {
+    let long = match &run.stage {
+        Stage::Starting => return None,
+        Stage::Step { index, .. } => plan.step(*index)?.hold,
+        Stage::Bake { .. } => plan.bake,
+    };
+    let left = long.checked_sub(run.hold()?.elapsed(now))?;
+    left.is_positive().then_some(left)
+}
