@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ort::logging::LogLevel;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, Tensor as OrtTensor, TensorElementType};
@@ -49,6 +50,9 @@ pub(crate) fn load(
         .with_telemetry(false)
         .build()
         .map_err(|error| LoadError(format!("starting ONNX Runtime: {error}")))?;
+    // What fails comes back as an error and is logged by whoever asked, in the form that the user
+    // chose; the library would write it to stderr in its own.
+    environment.set_log_level(LogLevel::Fatal);
     let sessions: Vec<Session> = (0..slots)
         .map(|_| session(&environment, &model, threads))
         .collect::<Result<_, String>>()

@@ -1,8 +1,9 @@
 //! SIGTERM: unready at once, still accepting for a while, nothing in flight is broken.
 
+use std::io::Write;
 use std::thread;
 
-use crate::process::{Pod, image_request, until};
+use crate::process::{Pod, answer, head, image_request, until};
 
 fn in_flight(pod: &Pod, count: usize) {
     until("requests are in flight", || {
@@ -14,11 +15,11 @@ fn in_flight(pod: &Pod, count: usize) {
 fn requests_in_flight_are_finished_and_new_ones_accepted_for_the_delay() {
     let flags = [
         "--drain-delay",
-        "3s",
+        "5s",
         "--concurrency",
         "2",
         "--",
-        "alpha=4s",
+        "alpha=6s",
     ];
     let mut pod = Pod::listening(&[&["--engine", "sim"], &flags[..]].concat());
     until("the pod is ready", || {
@@ -33,6 +34,14 @@ fn requests_in_flight_are_finished_and_new_ones_accepted_for_the_delay() {
         });
         assert!(pod.get("/v2/health/ready").text().contains("draining"));
         assert_eq!(pod.get("/v2/health/live").status, 200);
+        let mut kept = pod.connect();
+        kept.write_all(b"GET /v2/health/live HTTP/1.1\r\nhost: pod\r\n\r\n")
+            .unwrap();
+        assert_eq!(
+            answer(kept).header("connection"),
+            Some("close"),
+            "it is not used again"
+        );
         let during = scope.spawn(|| pod.infer(&image_request("during")));
         assert_eq!(before.join().unwrap().status, 200);
         assert_eq!(during.join().unwrap().status, 200);
@@ -54,8 +63,10 @@ fn a_request_that_outlives_the_timeout_does_not_keep_the_pod() {
     let stuck = {
         let mut stream = pod.connect();
         let body = image_request("stuck").to_string();
-        let head = crate::process::head("POST", "/v2/models/m/infer", &[], body.len());
-        std::io::Write::write_all(&mut stream, &[&head, body.as_bytes()].concat()).unwrap();
+        let head = head("POST", "/v2/models/m/infer", &[], body.len());
+        stream
+            .write_all(&[&head, body.as_bytes()].concat())
+            .unwrap();
         stream
     };
     in_flight(&pod, 1);

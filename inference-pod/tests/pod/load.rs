@@ -56,3 +56,28 @@ fn a_client_that_leaves_is_counted_as_such_and_frees_its_place() {
         pod.infer(&image_request("y")).status == 200
     });
 }
+
+#[test]
+fn bodies_that_are_held_open_take_a_bounded_part_of_memory() {
+    const LIMIT: usize = 64 << 10;
+    let pod = Pod::sim(&["--max-body-bytes", &LIMIT.to_string()]);
+    let held: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = pod.connect();
+            stream
+                .write_all(&head("POST", "/v2/models/m/infer", &[], LIMIT))
+                .unwrap();
+            stream.write_all(&vec![b' '; LIMIT - 1]).unwrap();
+            stream
+        })
+        .collect();
+    let infer = || pod.infer(&image_request("x"));
+    until("there is no room for one more body", || {
+        infer().status == 503
+    });
+    let rejected = pod.metric(&["sluice_pod_rejected_total", "reason=\"capacity\""]);
+    assert!(rejected > Some(0));
+    assert_eq!(pod.get("/v2/health/ready").status, 200);
+    drop(held);
+    until("there is room again", || infer().status == 200);
+}

@@ -9,7 +9,6 @@
     clippy::unwrap_in_result,
     reason = "a test that can not go on fails"
 )]
-#![allow(clippy::print_stdout, reason = "a skipped test says why")]
 
 mod artifact;
 mod bad_input;

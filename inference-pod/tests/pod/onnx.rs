@@ -1,5 +1,6 @@
 //! The example models in ONNX Runtime, where it is installed.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -26,6 +27,11 @@ fn library() -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
+/// Says what is not tested, past the capture of a passing test's output.
+fn skip(why: &str) {
+    writeln!(std::io::stderr(), "SKIPPED: {why}").unwrap();
+}
+
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../examples/digits")
@@ -36,7 +42,7 @@ fn examples() -> PathBuf {
 /// A pod with a version of the digits model; none, with a reason, where there is no ONNX Runtime.
 fn digits(version: &str) -> Option<Pod> {
     let Some(library) = library() else {
-        println!("SKIPPED: no ONNX Runtime; set SLUICE_ONNXRUNTIME to libonnxruntime.so.<version>");
+        skip("no ONNX Runtime; set SLUICE_ONNXRUNTIME to libonnxruntime.so.<version>");
         return None;
     };
     let sums = std::fs::read_to_string(examples().join("models/SHA256SUMS")).unwrap();
@@ -173,7 +179,7 @@ fn a_wrong_library_or_model_is_said_and_not_a_crash() {
     if let Some(library) = library() {
         cases.push((library.display().to_string(), broken));
     } else {
-        println!("SKIPPED in part: no ONNX Runtime to give a broken model to");
+        skip("no ONNX Runtime to give a broken model to");
     }
     for (library, path) in cases {
         let bytes = std::fs::read(&path).unwrap();

@@ -124,7 +124,7 @@ fn failure(error: InferError) -> Failure {
         InferError::BadInput(why) => Failure::bad_request(why),
         InferError::Failed(_) => {
             let why = error.to_string();
-            tracing::debug!(why, "inference failed");
+            tracing::warn!(why, "a request failed in the model");
             Failure::new(StatusCode::INTERNAL_SERVER_ERROR, why)
         }
     }
