@@ -1,2 +1,159 @@
-//! Placeholder.
-fn main() {}
+//! The `sluice-router` program: reads its arguments and wires the parts together.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use kube::{Client, Config};
+use sluice_router::admin::Admin;
+use sluice_router::args::{Args, LogFormat};
+use sluice_router::drain;
+use sluice_router::pick::SplitKey;
+use sluice_router::proxy::Proxy;
+use sluice_router::proxy::server::{Limits, Server};
+use sluice_router::status::{Lease, Writer};
+use sluice_router::table::Settings;
+use sluice_router::table::objects::ObjectKey;
+use sluice_router::watch::Watches;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+/// Longer than a watch may be silent, shorter than the minute within which a dead one is noticed.
+const API_READ_TIMEOUT: Duration = Duration::from_secs(55);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    log(args.log_format);
+    // Fails only where a provider is installed already, which serves as well.
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
+
+    let split_key = split_key(args.split_key_file.as_deref())?;
+    let proxy = Arc::new(Proxy::new(
+        split_key,
+        args.request_timeout,
+        args.connect_timeout,
+    ));
+    let admin = Arc::new(Admin {
+        proxy: Arc::clone(&proxy),
+        synced: AtomicBool::new(false),
+    });
+    let admin_listener = TcpListener::bind(args.admin)
+        .await
+        .with_context(|| format!("binding the admin listener to {}", args.admin))?;
+    tokio::spawn(Arc::clone(&admin).serve(admin_listener));
+
+    let watching = configure(&args, &admin).await?;
+    let server = Arc::new(Server::new(Arc::clone(&proxy), limits(&args)));
+    listen(&args, &server).await?;
+    tokio::select! {
+        ended = watching => ended.context("watching ended")?.context("watching ended")?,
+        asked = drain::asked_to_leave() => asked.context("waiting for signals")?,
+    }
+    drain::drain(&proxy, server, args.drain_delay, args.drain_timeout).await;
+    Ok(())
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+fn split_key(file: Option<&Path>) -> anyhow::Result<SplitKey> {
+    let secret = match file {
+        Some(file) => std::fs::read(file)
+            .with_context(|| format!("reading the split key {}", file.display()))?,
+        None => {
+            warn!(
+                "no --split-key-file: a random key is used; users may change sides when a router restarts, and replicas disagree"
+            );
+            rand::random::<[u8; 32]>().to_vec()
+        }
+    };
+    let secret = secret.trim_ascii();
+    anyhow::ensure!(
+        secret.len() >= 16,
+        "the split key is shorter than 16 bytes; make it with a random generator"
+    );
+    SplitKey::new(secret).context("the split key cannot be used")
+}
+
+fn limits(args: &Args) -> Limits {
+    Limits {
+        header_read_timeout: args.header_read_timeout,
+        idle_timeout: args.idle_timeout,
+        header_bytes_max: args.max_header_bytes,
+        connections_max: args.max_connections,
+    }
+}
+
+async fn listen(args: &Args, server: &Arc<Server>) -> anyhow::Result<()> {
+    for listen in &args.listen {
+        let listener = TcpListener::bind(listen.bind)
+            .await
+            .with_context(|| format!("binding listener port {} to {}", listen.port, listen.bind))?;
+        info!(port = listen.port, address = %listen.bind, "listening");
+        let (server, port) = (Arc::clone(server), listen.port);
+        tokio::spawn(async move { server.accept(port, listener).await });
+    }
+    Ok(())
+}
+
+type Watching = tokio::task::JoinHandle<anyhow::Result<()>>;
+
+/// Connects to the API server and starts to watch it and to write statuses.
+async fn configure(args: &Args, admin: &Arc<Admin>) -> anyhow::Result<Watching> {
+    let mut config = Config::infer().await.context("finding the API server")?;
+    config.read_timeout = Some(API_READ_TIMEOUT);
+    let client = Client::try_from(config).context("connecting to the API server")?;
+    let namespace = args
+        .pod_namespace
+        .clone()
+        .unwrap_or_else(|| client.default_namespace().to_owned());
+    let settings = Settings {
+        controller_name: args.controller_name.clone(),
+        ports: args.listen.iter().map(|listen| listen.port).collect(),
+        service: args
+            .service
+            .as_deref()
+            .map(|name| ObjectKey::new(&namespace, name)),
+    };
+    let identity = args
+        .pod_name
+        .clone()
+        .unwrap_or_else(|| format!("sluice-router-{:08x}", rand::random::<u32>()));
+    let lease = Arc::new(Lease::new(client.clone(), &namespace, identity));
+    let holding = Arc::clone(&lease);
+    tokio::spawn(async move { holding.run().await });
+    let namespaces: BTreeSet<String> = args.watch_namespace.iter().cloned().collect();
+    let watches = Watches::start(&client, &namespaces, &settings);
+    let (reports, reported) = watch::channel(None);
+    let controller_name = args.controller_name.clone();
+    tokio::spawn(
+        Writer {
+            client,
+            controller_name,
+            lease,
+        }
+        .run(reported),
+    );
+    Ok(tokio::spawn(watches.serve(
+        settings,
+        Arc::clone(admin),
+        reports,
+    )))
+}

@@ -1,0 +1,199 @@
+//! Sends a request to an endpoint, and to another one where that is safe.
+//!
+//! Safe is what no pod has begun to work on: a connection that could not be made, or one that took
+//! nothing of the request. Beyond that a request is sent again only where its method allows it and
+//! it has no body.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tracing::debug;
+
+use super::Proxy;
+use super::refusal::Refusal;
+use super::tally::Tally;
+use crate::metrics::Meter;
+use crate::pick::{self, Draw};
+use crate::pool::{Connection, Flight, Outgoing};
+use crate::served::Served;
+use crate::table::{Arm, Rule};
+
+/// Attempts at most: a first and two more.
+const ATTEMPTS_MAX: usize = 3;
+
+/// A response whose body is still to come.
+#[derive(Debug)]
+pub(super) struct Delivered {
+    pub(super) response: Response<Incoming>,
+    pub(super) connection: Connection,
+    pub(super) flight: Flight,
+    pub(super) revision: HeaderValue,
+}
+
+/// How one attempt ended.
+enum Sent {
+    Answered(Response<Incoming>, Connection),
+    /// No pod saw any of it.
+    Untouched(Request<Outgoing>),
+    /// A pod may have begun to work on it.
+    Lost,
+    /// The client broke off in the middle of its body.
+    ClientBroke,
+    /// The attempt took longer than the route allows.
+    TooSlow,
+}
+
+/// The way of one request.
+pub(super) struct Course<'proxy> {
+    pub(super) proxy: &'proxy Proxy,
+    pub(super) served: &'proxy Served,
+    pub(super) rule: &'proxy Rule,
+    /// The arm that was drawn.
+    pub(super) drawn: usize,
+}
+
+impl Course<'_> {
+    /// Sends the request until it is answered or must not be sent again.
+    pub(super) async fn run(
+        &self,
+        mut request: Request<Outgoing>,
+        tally: &mut Tally,
+    ) -> Result<Delivered, Refusal> {
+        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut last = Refusal::NoEndpoint;
+        for _ in 0..ATTEMPTS_MAX {
+            let Some((arm, address)) = self.choose(&tried) else {
+                return Err(last);
+            };
+            tried.push(address);
+            let flight = self.proxy.pool.begin(address);
+            let again = copy(&request);
+            let sent = self
+                .send(&flight, request, self.served.meter(arm.series), tally)
+                .await;
+            request = match sent {
+                Sent::Answered(response, connection) => {
+                    let revision = arm.header.clone();
+                    return Ok(Delivered {
+                        response,
+                        connection,
+                        flight,
+                        revision,
+                    });
+                }
+                Sent::ClientBroke => return Err(Refusal::ClientBroke),
+                Sent::TooSlow => return Err(Refusal::TimedOut),
+                Sent::Untouched(request) => request,
+                Sent::Lost => {
+                    tally.ended(StatusCode::BAD_GATEWAY.as_u16());
+                    last = Refusal::Lost;
+                    again.ok_or(Refusal::Lost)?
+                }
+            };
+        }
+        Err(last)
+    }
+
+    /// An endpoint that was not tried: of the arm that was drawn, of the one that answers for it,
+    /// and only then one that lately refused.
+    fn choose(&self, tried: &[SocketAddr]) -> Option<(&Arm, SocketAddr)> {
+        let drawn = self.rule.arms.get(self.drawn)?;
+        let fallback = self
+            .rule
+            .fallback(self.drawn)
+            .and_then(|arm| self.rule.arms.get(arm));
+        let arms = [Some(drawn), fallback];
+        let pool = &self.proxy.pool;
+        let find = |usable: &dyn Fn(SocketAddr) -> Option<usize>| {
+            arms.into_iter().flatten().find_map(|arm| {
+                let load = |address| {
+                    if tried.contains(&address) {
+                        None
+                    } else {
+                        usable(address)
+                    }
+                };
+                let chosen = pick::endpoint(arm.backend.endpoints(), Draw(rand::random()), load);
+                chosen.map(|address| (arm, address))
+            })
+        };
+        find(&|address| pool.load(address)).or_else(|| find(&|_| Some(0)))
+    }
+
+    async fn send(
+        &self,
+        flight: &Flight,
+        request: Request<Outgoing>,
+        meter: Option<&Arc<Meter>>,
+        tally: &mut Tally,
+    ) -> Sent {
+        let upstream = flight.upstream();
+        let mut request = request;
+        if let Some(connection) = upstream.checkout() {
+            // A pooled connection may have been closed a moment ago; a new one tells.
+            match self.exchange(connection, request, meter, tally).await {
+                Sent::Untouched(untouched) => request = untouched,
+                other => return other,
+            }
+        }
+        match self.proxy.pool.connect(upstream).await {
+            Ok(connection) => self.exchange(connection, request, meter, tally).await,
+            Err(error) => {
+                debug!(address = %upstream.address(), %error, "endpoint could not be reached");
+                Sent::Untouched(request)
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        mut connection: Connection,
+        request: Request<Outgoing>,
+        meter: Option<&Arc<Meter>>,
+        tally: &mut Tally,
+    ) -> Sent {
+        let first = meter.is_some_and(|meter| tally.reaching(meter));
+        let sent = match self.rule.attempt_timeout.filter(|bound| !bound.is_zero()) {
+            Some(bound) => match tokio::time::timeout(bound, connection.send(request)).await {
+                Ok(sent) => sent,
+                Err(_) => return Sent::TooSlow,
+            },
+            None => connection.send(request).await,
+        };
+        match sent {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => Sent::Lost,
+            Ok(response) => Sent::Answered(response, connection),
+            Err(mut error) => match error.take_message() {
+                Some(request) => {
+                    if first {
+                        tally.unreached();
+                    }
+                    Sent::Untouched(request)
+                }
+                None if error.error().is_user() => Sent::ClientBroke,
+                None => {
+                    debug!(error = %error.error(), reused = connection.reused, "endpoint gave no answer");
+                    Sent::Lost
+                }
+            },
+        }
+    }
+}
+
+/// The same request once more, where sending it twice does no harm: idempotent by its method or by
+/// the client's word, and without a body.
+fn copy(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
+    let harmless =
+        request.method().is_idempotent() || request.headers().contains_key("idempotency-key");
+    if !harmless || !matches!(request.body(), Outgoing::Empty) {
+        return None;
+    }
+    let mut copy = Request::new(Outgoing::Empty);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    Some(copy)
+}

@@ -1,0 +1,60 @@
+//! What is being served, as one value that is swapped whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use crds::contract::{Applied, AppliedRoute};
+
+use crate::metrics::{Meter, Metrics};
+use crate::pool::Pool;
+use crate::table::Table;
+use crate::table::objects::ObjectKey;
+
+/// A table with its meters.
+#[derive(Debug, Default)]
+pub struct Served {
+    /// The table.
+    pub table: Table,
+    meters: Vec<Arc<Meter>>,
+    routes: BTreeMap<ObjectKey, Arc<Meter>>,
+}
+
+impl Served {
+    /// The meter of an arm.
+    pub fn meter(&self, series: usize) -> Option<&Arc<Meter>> {
+        self.meters.get(series)
+    }
+
+    /// The meter of a route's requests that no revision got.
+    pub fn route_meter(&self, route: &ObjectKey) -> Option<&Arc<Meter>> {
+        self.routes.get(route)
+    }
+
+    /// What the operator asks for.
+    pub fn applied(&self) -> Applied {
+        let routes = self.table.routes.iter().map(|route| AppliedRoute {
+            namespace: route.key.namespace.clone(),
+            name: route.key.name.clone(),
+            digest: route.digest.clone(),
+        });
+        Applied {
+            routes: routes.collect(),
+        }
+    }
+}
+
+/// Serves a table from the next request on. Requests in flight end by the one they began with.
+pub fn publish(table: Table, current: &ArcSwap<Served>, metrics: &Metrics, pool: &Pool) {
+    let (meters, routes) = metrics.adopt(&table, Instant::now());
+    let endpoints = table.endpoints.clone();
+    current.store(Arc::new(Served {
+        table,
+        meters,
+        routes,
+    }));
+    // After the swap: a request that begins before it may still use what is closed here, and then
+    // connects anew.
+    pool.retain(&endpoints);
+}
