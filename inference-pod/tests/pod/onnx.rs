@@ -28,6 +28,7 @@ fn library() -> Option<PathBuf> {
 }
 
 /// Says what is not tested, past the capture of a passing test's output.
+#[expect(clippy::explicit_write, reason = "eprintln is captured")]
 fn skip(why: &str) {
     writeln!(std::io::stderr(), "SKIPPED: {why}").unwrap();
 }
