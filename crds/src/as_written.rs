@@ -52,8 +52,8 @@ impl<T> Clone for AsWritten<T> {
 }
 
 impl<T> fmt::Debug for AsWritten<T> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.raw.fmt(formatter)
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.raw.fmt(f)
     }
 }
 

@@ -162,6 +162,9 @@ pub struct Mark {
     pub revision: String,
     /// The run in which it was condemned; a mark of an older run is ignored.
     pub run: String,
+    /// Value of `spec.rollout.attempt` then; a higher one lifts the latch.
+    #[serde(default)]
+    pub attempt: i64,
 }
 
 /// Answer of `GET /applied`: the digest of each route that the router serves.

@@ -7,6 +7,10 @@
     unreachable_pub,
     reason = "KubeSchema repeats each public type inside a private scope"
 )]
+#![allow(
+    clippy::doc_markdown,
+    reason = "kubectl explain prints these texts as they are"
+)]
 
 pub mod as_written;
 pub mod contract;

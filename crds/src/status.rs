@@ -89,7 +89,7 @@ pub struct RevisionStatus {
 }
 
 /// The run that is under way.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RunStatus {
     /// Id of the run, unique in this object.

@@ -1,5 +1,11 @@
 //! The chart's CRDs are generated from the types; this test is the generator and its check.
-#![allow(clippy::tests_outside_test_module, reason = "integration tests")]
+#![allow(
+    clippy::tests_outside_test_module,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "integration tests"
+)]
 
 use std::{fs, path::PathBuf};
 

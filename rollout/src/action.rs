@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use crate::{observation::RouteShape, plan::Plan, weight::Weight};
 
 /// One change. The shell carries them out in their order.
+#[expect(clippy::large_enum_variant, reason = "a decision holds a handful")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Save the spec's model and runtime under the revision's name.

@@ -149,6 +149,7 @@ fn mark(next: &State) -> Option<Mark> {
     Some(Mark {
         revision: condemned.revision.clone(),
         run: condemned.run.clone(),
+        attempt: condemned.attempt,
     })
 }
 

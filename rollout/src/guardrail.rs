@@ -2,7 +2,7 @@
 
 use crds::{
     contract,
-    guardrail::{Blind, Guardrail as GuardrailSpec, OnFail},
+    guardrail::{Blind, BlindAction, Guardrail as GuardrailSpec, OnFail},
     quantity::{DurationText, Number},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -158,11 +158,11 @@ impl Guardrail {
             on_fail: OnFail::Rollback,
             on_no_data: BlindPolicy {
                 after: DEFAULT_NO_DATA,
-                action: Default::default(),
+                action: BlindAction::default(),
             },
             on_error: BlindPolicy {
                 after: DEFAULT_ERROR,
-                action: Default::default(),
+                action: BlindAction::default(),
             },
         }
     }
@@ -178,7 +178,7 @@ impl Guardrail {
     }
 
     /// The query window for a revision that has had traffic since `since`: the guardrail's, but
-    /// never reaching back before that. At least a second, in whole seconds, as PromQL wants it.
+    /// never reaching back before that. At least a second, in whole seconds, as `PromQL` wants it.
     pub fn query_window(&self, since: Timestamp, now: Timestamp) -> SignedDuration {
         let seen = now.duration_since(since).max(SignedDuration::from_secs(1));
         let window = self.window.min(seen);

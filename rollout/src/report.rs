@@ -49,11 +49,17 @@ fn fields(
     let run = next.run();
     let canary = match &next.phase {
         Phase::Pending { revision } => revision.clone(),
-        _ => run.map(|run| run.revision.clone()),
+        Phase::Settled { .. }
+        | Phase::Running { .. }
+        | Phase::Ending { .. }
+        | Phase::Unknown { .. } => run.map(|run| run.revision.clone()),
     };
     let ending = match &next.phase {
         Phase::Ending { ending, .. } => Some(ending),
-        _ => None,
+        Phase::Pending { .. }
+        | Phase::Settled { .. }
+        | Phase::Running { .. }
+        | Phase::Unknown { .. } => None,
     };
     let revisions = if blind {
         previous.revisions.clone()
@@ -252,7 +258,10 @@ fn accepted(seen: &Observation) -> Said<'static> {
 fn available(seen: &Observation, next: &State) -> Said<'static> {
     let serving = match &next.phase {
         Phase::Pending { revision } => revision.as_deref(),
-        _ => next.stable(),
+        Phase::Settled { .. }
+        | Phase::Running { .. }
+        | Phase::Ending { .. }
+        | Phase::Unknown { .. } => next.stable(),
     };
     let ready = serving.map_or(0, |revision| seen.ready(revision));
     let canary = next.run().map_or(0, |run| seen.ready(&run.revision));
@@ -319,6 +328,10 @@ fn stalled(why: &Why) -> Said<'_> {
 }
 
 /// About pods and weight being on their way, as in a Deployment; a hold is not in their way.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "only these reasons are about being on the way"
+)]
 fn progressing(decision: &Decision) -> Said<'_> {
     let why = &decision.why;
     let (status, reason, message) = match why {

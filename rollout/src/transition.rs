@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 pub(crate) use self::{running::capacity, settled::recover, timing::wake_after};
 use crate::{
-    observation::Observation,
+    observation::{Frozen, Observation},
     state::{Condemned, EndResult, Ending, Phase, Run, State, since_at},
     weight::Weight,
     why::Why,
@@ -61,24 +61,24 @@ pub(crate) fn advance(state: &State, seen: &Observation, now: Timestamp) -> Tran
         Phase::Unknown { problem } => Transition::stay(state, Why::Unreadable { problem }),
         Phase::Pending { revision } => pending::advance(state, revision, seen, now),
         Phase::Settled { stable, .. } => settled::advance(state, &stable, seen, now),
-        Phase::Running { stable, run } => running::advance(state, stable, run, seen, now),
+        Phase::Running { stable, run } => {
+            running::advance(running::Trial { state, stable, run }, seen, now)
+        }
         Phase::Ending {
             stable,
             run,
             ending,
-        } => end(state, stable, run, ending, seen, now),
+        } => end(running::Trial { state, stable, run }, ending, seen, now),
     }
 }
 
 /// Traffic is being taken off the canary: done when the data plane serves it.
-fn end(
-    mut state: State,
-    stable: String,
-    run: Run,
-    ending: Ending,
-    seen: &Observation,
-    now: Timestamp,
-) -> Transition {
+fn end(trial: running::Trial, ending: Ending, seen: &Observation, now: Timestamp) -> Transition {
+    let running::Trial {
+        mut state,
+        stable,
+        run,
+    } = trial;
     let off = seen.problems.is_empty()
         && seen.routed(&run.revision) == Weight::ZERO
         && seen.route.rule.is_some()
@@ -125,7 +125,7 @@ fn end(
 /// Keeps the pods of a revision that lost its traffic for as long as a request may take.
 fn drain(state: &mut State, revision: &str, seen: &Observation, now: Timestamp) {
     let drain = match (&seen.frozen, &seen.wanted.plan) {
-        (crate::observation::Frozen::Plan(plan), _) => plan.drain,
+        (Frozen::Plan(plan), _) => plan.drain,
         (_, Ok(plan)) => plan.drain,
         (_, Err(_)) => crate::plan::DEFAULT_REQUEST_TIMEOUT,
     };
@@ -182,12 +182,12 @@ pub(crate) fn with_record(
             .is_some_and(|revision| *revision == judgement.revision)
     });
     let bounds = |name: &str| match &seen.frozen {
-        crate::observation::Frozen::Plan(plan) => plan
+        Frozen::Plan(plan) => plan
             .guardrails
             .iter()
             .find(|guardrail| guardrail.name == name)
             .map(crate::guardrail::Guardrail::bounds_text),
-        _ => None,
+        Frozen::NoRun | Frozen::Missing | Frozen::Unreadable(_) => None,
     };
     let guardrails: Vec<Measured> = judged
         .map(|judgement| Measured {

@@ -4,7 +4,7 @@
 mod endings;
 mod guardrails;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Draft, Transition, condemn, drain, remember_run};
 use crate::{
@@ -15,45 +15,59 @@ use crate::{
     why::Why,
 };
 
-pub(super) fn advance(
-    state: State,
-    stable: String,
-    mut run: Run,
-    seen: &Observation,
-    now: Timestamp,
-) -> Transition {
+/// A run under way, with the state that it is part of.
+pub(super) struct Trial {
+    pub(super) state: State,
+    pub(super) stable: String,
+    pub(super) run: Run,
+}
+
+impl Trial {
+    /// Nothing changes but clocks and tallies.
+    fn keep(self, why: Why) -> Transition {
+        let Self {
+            mut state,
+            stable,
+            run,
+        } = self;
+        state.phase = Phase::Running { stable, run };
+        Transition::stay(state, why)
+    }
+}
+
+pub(super) fn advance(mut trial: Trial, seen: &Observation, now: Timestamp) -> Transition {
     let plan = match &seen.frozen {
         Frozen::Plan(plan) => Some(plan),
         Frozen::NoRun | Frozen::Missing | Frozen::Unreadable(_) => None,
     };
     if let Some(plan) = plan {
-        guardrails::tally(&mut run, plan, seen, now);
+        guardrails::tally(&mut trial.run, plan, seen, now);
     }
-    if let Some(ending) = endings::ending(&run, plan, &stable, seen, now) {
-        if endings::has_fallback(&stable, &run, seen) {
-            return begin_ending(state, stable, run, ending);
+    if let Some(ending) = endings::ending(&trial.run, plan, &trial.stable, seen, now) {
+        if endings::has_fallback(&trial.stable, &trial.run, seen) {
+            return begin_ending(trial, ending);
         }
-        return keep(state, stable, run, Why::StableUnhealthy);
+        return trial.keep(Why::StableUnhealthy);
     }
     if let Some(problem) = seen.problems.first() {
         let problem = problem.clone();
-        return keep(state, stable, run, Why::CannotSee { problem });
+        return trial.keep(Why::CannotSee { problem });
     }
     if seen.wanted.paused {
-        if let Some(held) = run.hold_mut() {
+        if let Some(held) = trial.run.hold_mut() {
             held.stop(now);
         }
-        run.waiting_since = None;
-        return keep(state, stable, run, Why::Paused);
+        trial.run.waiting_since = None;
+        return trial.keep(Why::Paused);
     }
-    match (plan, &run.stage) {
+    match (plan, &trial.run.stage) {
         (None, _) => {
             let why = no_plan(seen);
-            keep(state, stable, run, why)
+            trial.keep(why)
         }
-        (Some(plan), Stage::Starting) => start(state, stable, run, plan, seen, now),
+        (Some(plan), Stage::Starting) => start(trial, plan, seen, now),
         (Some(plan), Stage::Step { .. } | Stage::Bake { .. }) => {
-            hold_or_go_on(state, stable, run, plan, seen, now)
+            hold_or_go_on(trial, plan, seen, now)
         }
     }
 }
@@ -66,12 +80,12 @@ fn no_plan(seen: &Observation) -> Why {
     Why::PlanUnreadable { problem }
 }
 
-fn keep(mut state: State, stable: String, run: Run, why: Why) -> Transition {
-    state.phase = Phase::Running { stable, run };
-    Transition::stay(state, why)
-}
-
-fn begin_ending(mut state: State, stable: String, mut run: Run, ending: Ending) -> Transition {
+fn begin_ending(trial: Trial, ending: Ending) -> Transition {
+    let Trial {
+        mut state,
+        stable,
+        mut run,
+    } = trial;
     if ending.result == EndResult::RolledBack {
         condemn(&mut state, &run, &ending.reason);
     }
@@ -97,71 +111,55 @@ fn begin_ending(mut state: State, stable: String, mut run: Run, ending: Ending) 
 }
 
 /// Before the first step: the canary's pods must be ready, and the route in place at weight 0.
-fn start(
-    state: State,
-    stable: String,
-    mut run: Run,
-    plan: &Plan,
-    seen: &Observation,
-    now: Timestamp,
-) -> Transition {
+fn start(mut trial: Trial, plan: &Plan, seen: &Observation, now: Timestamp) -> Transition {
     let Some(first) = plan.steps.first() else {
         let problem = "it has no steps".to_owned();
-        return keep(state, stable, run, Why::PlanUnreadable { problem });
+        return trial.keep(Why::PlanUnreadable { problem });
     };
-    let capacity = capacity(&run, seen);
+    let capacity = capacity(&trial.run, seen);
     let want = first.weight.replicas(capacity);
-    let ready = seen.ready(&run.revision);
-    run.waiting_since.get_or_insert(now);
+    let ready = seen.ready(&trial.run.revision);
+    trial.run.waiting_since.get_or_insert(now);
     if ready < want {
-        let why = waiting_for_pods(&run, ready, want, seen);
-        return keep(state, stable, run, why);
+        let why = waiting_for_pods(&trial.run, ready, want, seen);
+        return trial.keep(why);
     }
     let listed = seen
         .route
         .rule
         .as_ref()
-        .is_some_and(|rule| rule.weights.contains_key(&run.revision));
+        .is_some_and(|rule| rule.weights.contains_key(&trial.run.revision));
     if !listed || !seen.route.applied.counts() {
-        return keep(state, stable, run, Why::WaitingForTraffic);
+        return trial.keep(Why::WaitingForTraffic);
     }
-    if seen.ready(&stable) == 0 {
-        return keep(state, stable, run, Why::StableUnhealthy);
+    if seen.ready(&trial.stable) == 0 {
+        return trial.keep(Why::StableUnhealthy);
     }
-    run.exposed_at = Some(now);
-    enter_step(state, stable, run, plan, 0, now)
+    trial.run.exposed_at = Some(now);
+    enter_step(trial, plan, 0, now)
 }
 
 /// At a step or in the bake: is the whole weight served, has it lasted, do all guardrails pass?
-fn hold_or_go_on(
-    state: State,
-    stable: String,
-    mut run: Run,
-    plan: &Plan,
-    seen: &Observation,
-    now: Timestamp,
-) -> Transition {
-    if let Some(why) = not_applied(&mut run, seen, now) {
-        return keep(state, stable, run, why);
+fn hold_or_go_on(mut trial: Trial, plan: &Plan, seen: &Observation, now: Timestamp) -> Transition {
+    if let Some(why) = not_applied(&mut trial.run, seen, now) {
+        return trial.keep(why);
     }
-    if seen.ready(&stable) == 0 && seen.wanted.replicas > 0 {
-        return keep(state, stable, run, Why::StableUnhealthy);
+    if seen.ready(&trial.stable) == 0 && seen.wanted.replicas > 0 {
+        return trial.keep(Why::StableUnhealthy);
     }
-    if let Some(why) = guardrails::blocked(&run, plan, seen, now) {
-        return keep(state, stable, run, why);
+    if let Some(why) = guardrails::blocked(&trial.run, plan, seen, now) {
+        return trial.keep(why);
     }
-    if let Some(why) = lasting(&run, plan, now) {
-        return keep(state, stable, run, why);
+    if let Some(why) = lasting(&trial.run, plan, now) {
+        return trial.keep(why);
     }
-    match &run.stage {
+    match &trial.run.stage {
         Stage::Step { index, .. } if index + 1 < plan.steps.len() => {
             let next = index + 1;
-            enter_step(state, stable, run, plan, next, now)
+            enter_step(trial, plan, next, now)
         }
-        Stage::Step { .. } if !plan.bake.is_zero() => enter_bake(state, stable, run, plan, now),
-        Stage::Starting | Stage::Step { .. } | Stage::Bake { .. } => {
-            promote(state, &stable, &run, seen, now)
-        }
+        Stage::Step { .. } if !plan.bake.is_zero() => enter_bake(trial, plan, now),
+        Stage::Starting | Stage::Step { .. } | Stage::Bake { .. } => promote(trial, seen, now),
     }
 }
 
@@ -212,7 +210,7 @@ fn lasting(run: &Run, plan: &Plan, now: Timestamp) -> Option<Why> {
     };
     let left = long
         .checked_sub(held.elapsed(now))
-        .filter(|left| left.is_positive())?;
+        .filter(SignedDuration::is_positive)?;
     // From the recorded time, not from now: the text must not change from look to look.
     let since = held.applied_at.unwrap_or(now);
     let until = since
@@ -222,18 +220,16 @@ fn lasting(run: &Run, plan: &Plan, now: Timestamp) -> Option<Why> {
     Some(Why::WaitingForHold { what, until })
 }
 
-fn enter_step(
-    mut state: State,
-    stable: String,
-    mut run: Run,
-    plan: &Plan,
-    index: usize,
-    now: Timestamp,
-) -> Transition {
+fn enter_step(trial: Trial, plan: &Plan, index: usize, now: Timestamp) -> Transition {
     let Some(step) = plan.step(index) else {
         let problem = format!("it has no step {}", index + 1);
-        return keep(state, stable, run, Why::PlanUnreadable { problem });
+        return trial.keep(Why::PlanUnreadable { problem });
     };
+    let Trial {
+        mut state,
+        stable,
+        mut run,
+    } = trial;
     run.earned = step.weight;
     run.stage = Stage::Step {
         index,
@@ -265,13 +261,12 @@ fn enter_step(
     }
 }
 
-fn enter_bake(
-    mut state: State,
-    stable: String,
-    mut run: Run,
-    plan: &Plan,
-    now: Timestamp,
-) -> Transition {
+fn enter_bake(trial: Trial, plan: &Plan, now: Timestamp) -> Transition {
+    let Trial {
+        mut state,
+        stable,
+        mut run,
+    } = trial;
     run.stage = Stage::Bake {
         held: Hold::entered(now),
     };
@@ -308,15 +303,14 @@ fn entered(run: &mut Run, now: Timestamp) {
 }
 
 /// Promotion is a change of roles: no pod restarts, nothing is copied.
-fn promote(
-    mut state: State,
-    stable: &str,
-    run: &Run,
-    seen: &Observation,
-    now: Timestamp,
-) -> Transition {
-    remember_run(&mut state, run, "Promoted", "Promoted", now);
-    drain(&mut state, stable, seen, now);
+fn promote(trial: Trial, seen: &Observation, now: Timestamp) -> Transition {
+    let Trial {
+        mut state,
+        stable,
+        run,
+    } = trial;
+    remember_run(&mut state, &run, "Promoted", "Promoted", now);
+    drain(&mut state, &stable, seen, now);
     let record = Draft {
         decision: "Promoted",
         run: Some(run.id.clone()),

@@ -26,7 +26,9 @@ pub(crate) fn recover(seen: &Observation) -> State {
     let rule = seen.route.rule.as_ref();
     let mark = rule.and_then(|rule| rule.mark.as_ref());
     // The mark on the route outlives the status: a condemned revision stays condemned.
-    let condemned = mark.filter(|mark| mark.revision == seen.wanted.revision);
+    let condemned = mark.filter(|mark| {
+        mark.revision == seen.wanted.revision && seen.wanted.attempt <= mark.attempt
+    });
     let split_run = rule
         .and_then(|rule| rule.split.as_ref())
         .map(|split| split.run.as_str());
@@ -44,7 +46,7 @@ pub(crate) fn recover(seen: &Observation) -> State {
             .map(|mark| Condemned {
                 revision: mark.revision.clone(),
                 run: mark.run.clone(),
-                attempt: seen.wanted.attempt,
+                attempt: mark.attempt,
                 reason: "RolledBackBefore".to_owned(),
             })
             .into_iter()

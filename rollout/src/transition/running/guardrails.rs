@@ -50,6 +50,14 @@ fn is_over_limit(run: &Run, guardrail: &Guardrail) -> bool {
     failures > guardrail.failure_limit
 }
 
+/// What a run is judged with.
+struct Look<'a> {
+    run: &'a Run,
+    plan: &'a Plan,
+    seen: &'a Observation,
+    now: Timestamp,
+}
+
 /// What keeps the step from passing: the gravest guardrail that does not pass.
 pub(super) fn blocked(run: &Run, plan: &Plan, seen: &Observation, now: Timestamp) -> Option<Why> {
     let advance = plan.on_inconclusive == OnInconclusive::Advance && is_overdue(run, plan, now);
@@ -62,7 +70,18 @@ pub(super) fn blocked(run: &Run, plan: &Plan, seen: &Observation, now: Timestamp
             Standing::Verdict(_) | Standing::NotYet => true,
         })
         .max_by_key(|(standing, _)| standing.gravity())
-        .map(|(standing, guardrail)| why(standing, run, guardrail, plan, seen, now))
+        .map(|(standing, guardrail)| {
+            why(
+                standing,
+                guardrail,
+                &Look {
+                    run,
+                    plan,
+                    seen,
+                    now,
+                },
+            )
+        })
 }
 
 /// What a guardrail says of the present step.
@@ -144,14 +163,13 @@ pub(super) fn blind_policy(guardrail: &Guardrail, verdict: Verdict) -> &BlindPol
     }
 }
 
-fn why(
-    standing: Standing,
-    run: &Run,
-    guardrail: &Guardrail,
-    plan: &Plan,
-    seen: &Observation,
-    now: Timestamp,
-) -> Why {
+fn why(standing: Standing, guardrail: &Guardrail, look: &Look<'_>) -> Why {
+    let Look {
+        run,
+        plan,
+        seen,
+        now,
+    } = *look;
     let name = guardrail.name.clone();
     let blind_since = run
         .tallies

@@ -1,0 +1,196 @@
+//! Histories drawn at random. Every event is paired with how the reconcile after it ends: a crash as
+//! an event of its own never meets a fresh verdict, and would miss the orders of writes that fail.
+
+use crds::ModelDeploymentStatus;
+use jiff::SignedDuration;
+use proptest::prelude::*;
+use rollout::{state::State, weight::Weight};
+use verdict::Verdict;
+
+use super::cluster::{Cluster, Ending, Revision};
+
+#[derive(Clone, Debug)]
+enum Event {
+    Pass(i64),
+    Quality(Revision, Verdict),
+    Broken(Revision),
+    Mended,
+    Spec(Revision),
+    SpecInvalid(bool),
+    Paused(bool),
+    Attempt,
+    Tampered(u16),
+    StatusLost,
+    Unreadable(bool),
+    Replicas(u32),
+}
+
+fn revision() -> impl Strategy<Value = Revision> {
+    prop::sample::select(vec!["a", "b", "c"])
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    use Verdict::{Error, Fail, Inconclusive, NoData, Pass};
+    prop::sample::select(vec![Pass, Pass, Fail, Inconclusive, NoData, Error])
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        12 => (1_i64..12).prop_map(Event::Pass),
+        3 => (revision(), verdict()).prop_map(|(revision, verdict)| Event::Quality(revision, verdict)),
+        1 => revision().prop_map(Event::Broken),
+        2 => Just(Event::Mended),
+        2 => revision().prop_map(Event::Spec),
+        1 => any::<bool>().prop_map(Event::SpecInvalid),
+        1 => any::<bool>().prop_map(Event::Paused),
+        1 => Just(Event::Attempt),
+        1 => (0_u16..=10_000).prop_map(Event::Tampered),
+        1 => Just(Event::StatusLost),
+        1 => any::<bool>().prop_map(Event::Unreadable),
+        1 => (1_u32..8).prop_map(Event::Replicas),
+    ]
+}
+
+fn ending() -> impl Strategy<Value = Ending> {
+    prop_oneof![
+        10 => Just(Ending::Completes),
+        3 => (0_usize..6).prop_map(Ending::DiesAfter),
+        2 => Just(Ending::RecordRefused),
+        1 => Just(Ending::Conflict),
+    ]
+}
+
+fn happen(cluster: &mut Cluster, event: &Event) {
+    match event {
+        Event::Pass(seconds) => cluster.pass(SignedDuration::from_secs(*seconds)),
+        Event::Quality(revision, verdict) => {
+            cluster.quality.insert(revision, *verdict);
+        }
+        Event::Broken(revision) => {
+            cluster.broken.insert(revision);
+        }
+        Event::Mended => cluster.broken.clear(),
+        Event::Spec(revision) => cluster.spec = revision,
+        Event::SpecInvalid(invalid) => cluster.spec_is_valid = !invalid,
+        Event::Paused(paused) => cluster.paused = *paused,
+        Event::Attempt => cluster.attempt += 1,
+        Event::Tampered(points) => tamper(cluster, *points),
+        Event::StatusLost => cluster.status = ModelDeploymentStatus::default(),
+        Event::Unreadable(unreadable) => cluster.unreadable = *unreadable,
+        Event::Replicas(replicas) => cluster.replicas = *replicas,
+    }
+}
+
+/// Somebody edits the weights of the route.
+fn tamper(cluster: &mut Cluster, points: u16) {
+    let Some(rule) = cluster.rule.as_mut().filter(|rule| rule.weights.len() == 2) else {
+        return;
+    };
+    for (index, weight) in rule.weights.values_mut().enumerate() {
+        *weight = i32::from(if index == 0 { points } else { 10_000 - points });
+    }
+    cluster.applied = false;
+}
+
+fn earned(cluster: &Cluster, revision: &str) -> Weight {
+    let state = cluster.state();
+    let run = state
+        .as_ref()
+        .and_then(State::run)
+        .filter(|run| run.revision == revision);
+    run.map_or(Weight::ZERO, |run| run.earned)
+}
+
+fn is_stable(cluster: &Cluster, revision: &str) -> bool {
+    cluster.status.stable_revision.as_deref() == Some(revision)
+}
+
+/// What must hold after a reconcile, given the cluster before it.
+fn check(before: &Cluster, after: &Cluster, ending: Ending) {
+    let revisions = ["a", "b", "c"];
+    let first_deployment = before.phase() == "" || before.phase() == "Pending";
+    for revision in revisions
+        .iter()
+        .filter(|revision| !is_stable(after, revision))
+    {
+        let (old, new) = (before.weight(revision), after.weight(revision));
+        let rose = new > old;
+        if rose && !first_deployment {
+            assert!(
+                new <= earned(after, revision),
+                "{revision} got {new}, more than it earned"
+            );
+            let capacity = after.replicas;
+            let ready = after.tracks.get(*revision).map_or(0, |track| track.ready);
+            assert!(
+                new <= Weight::ready_share(ready, capacity),
+                "{revision} got more than its pods carry"
+            );
+        }
+        let judged = before
+            .state()
+            .as_ref()
+            .and_then(State::run)
+            .is_some_and(|run| run.revision == **revision && run.exposed_at.is_some());
+        let bad = judged && before.quality.get(revision) != Some(&Verdict::Pass);
+        if bad && before.quality.contains_key(revision) {
+            assert!(
+                earned(after, revision) <= earned(before, revision),
+                "{revision} rose without a pass"
+            );
+        }
+        let condemned = after.status.condemned.iter().any(|condemned| {
+            condemned.revision == **revision && after.attempt <= condemned.attempt
+        });
+        if condemned && ending == Ending::Completes && !after.unreadable && after.spec == *revision
+        {
+            assert_eq!(new, Weight::ZERO, "{revision} is condemned");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 800, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn properties_hold_in_every_history(
+        history in prop::collection::vec((event(), ending()), 1..60)
+    ) {
+        let mut cluster = Cluster::new("a");
+        cluster.until(20, |cluster| cluster.phase() == "Stable");
+        for (event, ending) in history {
+            happen(&mut cluster, &event);
+            let before = cluster.clone();
+            cluster.reconcile(ending);
+            check(&before, &cluster, ending);
+        }
+    }
+
+    #[test]
+    fn whatever_happened_a_healthy_cluster_ends_with_what_the_spec_asks_for(
+        history in prop::collection::vec((event(), ending()), 1..40)
+    ) {
+        let mut cluster = Cluster::new("a");
+        cluster.until(20, |cluster| cluster.phase() == "Stable");
+        for (event, ending) in history {
+            happen(&mut cluster, &event);
+            cluster.reconcile(ending);
+        }
+        cluster.quality.clear();
+        cluster.broken.clear();
+        cluster.unreadable = false;
+        cluster.paused = false;
+        cluster.spec_is_valid = true;
+        cluster.attempt += 1;
+        let spec = cluster.spec;
+        let done = cluster.until(400, |cluster| {
+            cluster.phase() == "Stable" && is_stable(cluster, spec) && cluster.weight(spec) == Weight::FULL
+        });
+        prop_assert!(done, "{:#?}", cluster.status);
+        // And then there is nothing more to write.
+        cluster.until(30, |_| false);
+        let writes = cluster.writes;
+        cluster.until(10, |_| false);
+        prop_assert_eq!(cluster.writes, writes);
+    }
+}
