@@ -76,7 +76,8 @@ impl fmt::Debug for Metrics {
 pub struct Meter {
     labels: Labels,
     requests: Family<CodeLabels, Counter>,
-    ok: Counter,
+    /// None where there is no revision: those series appear with their first request.
+    ok: Option<Counter>,
     /// None where there is no revision to time.
     duration: Option<Histogram>,
     codes: Mutex<BTreeSet<u16>>,
@@ -93,8 +94,8 @@ impl fmt::Debug for Meter {
 impl Meter {
     /// Counts one request.
     pub fn count(&self, code: u16, took: Duration) {
-        if code == 200 {
-            self.ok.inc();
+        if let (200, Some(ok)) = (code, &self.ok) {
+            ok.inc();
         } else {
             self.codes
                 .lock()
@@ -295,7 +296,8 @@ fn meter(
     duration: Option<Histogram>,
 ) -> Meter {
     // Made here, at 0, so that an increase over time sees the first request.
-    let ok = requests.get_or_create_owned(&labels.with(200));
+    let listed = !labels.revision.is_empty();
+    let ok = listed.then(|| requests.get_or_create_owned(&labels.with(200)));
     Meter {
         labels,
         requests: requests.clone(),

@@ -1,0 +1,107 @@
+//! What is not a request, or not one for us.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::backend::named;
+use crate::objects::{objects, plain_route};
+use crate::world::World;
+
+/// Status line of the answer to some bytes, or nothing where the connection was closed.
+async fn ask(world: &World, text: &str) -> String {
+    let mut stream = TcpStream::connect(world.address).await.unwrap();
+    // A refusal may come before all was written.
+    stream.write_all(text.as_bytes()).await.ok();
+    let mut answer = Vec::new();
+    let reading = stream.read_to_end(&mut answer);
+    tokio::time::timeout(Duration::from_secs(5), reading)
+        .await
+        .expect("an end")
+        .ok();
+    String::from_utf8_lossy(&answer)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+async fn world() -> World {
+    let stable = named("stable").await;
+    World::start(&objects(&[stable], &[], plain_route())).await
+}
+
+const HOST: &str = "host: digits.example.com\r\nconnection: close\r\n";
+
+#[tokio::test]
+async fn malformed_and_foreign_requests_are_refused_with_their_code() {
+    let world = world().await;
+    let bomb = "x-filler: 0123456789012345678901234567890123456789\r\n".repeat(1000);
+    let rows = [
+        (format!("GET / HTTP/1.1\r\n{HOST}\r\n"), "200"),
+        (
+            format!(
+                "GET http://digits.example.com/ HTTP/1.1\r\nhost: other\r\nconnection: close\r\n\r\n"
+            ),
+            "200",
+        ),
+        (
+            "GET / HTTP/1.1\r\nhost: other\r\nconnection: close\r\n\r\n".to_owned(),
+            "404",
+        ),
+        (
+            format!("GET / HTTP/1.1\r\nhost: other\r\n{HOST}\r\n"),
+            "400",
+        ),
+        (
+            "GET / HTTP/1.1\r\nconnection: close\r\n\r\n".to_owned(),
+            "400",
+        ),
+        (format!("GET /a/%2e%2e/b HTTP/1.1\r\n{HOST}\r\n"), "400"),
+        (
+            format!("GET / HTTP/1.1\r\n{HOST}upgrade: websocket\r\n\r\n"),
+            "501",
+        ),
+        (
+            format!("CONNECT digits.example.com:80 HTTP/1.1\r\n{HOST}\r\n"),
+            "501",
+        ),
+        (
+            format!("POST / HTTP/1.1\r\n{HOST}content-length: 1\r\ncontent-length: 2\r\n\r\nxx"),
+            "400",
+        ),
+        (
+            format!("POST / HTTP/1.1\r\n{HOST}content-length: -1\r\n\r\n"),
+            "400",
+        ),
+        (
+            format!("GET / HTTP/1.1\r\n{HOST}folded: a\r\n b\r\n\r\n"),
+            "400",
+        ),
+        (format!("GET / HTTP/1.1\r\n{HOST}{bomb}\r\n"), "431"),
+        ("nonsense\r\n\r\n".to_owned(), "400"),
+    ];
+    for (text, code) in rows {
+        let answer = ask(&world, &text).await;
+        let start: String = text.chars().take(120).collect();
+        assert_eq!(
+            answer.split(' ').nth(1),
+            Some(code),
+            "{start:?} gave {answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_trickles_in_is_cut_off_and_an_idle_connection_is_not() {
+    let world = world().await;
+    // The bound is 300 ms; `ask` fails after 5 s.
+    ask(&world, "GET / HT").await;
+    ask(&world, "PR").await;
+
+    let mut client = world.client().await;
+    client.get(None).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(client.get(None).await.body, "stable");
+}
