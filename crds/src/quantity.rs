@@ -44,10 +44,17 @@ impl From<&str> for DurationText {
 }
 
 /// A percentage such as `1%`, `25%` or `0.05%`: at most two decimals.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(extend("pattern" = "^(100|[0-9]{1,2})(\\.[0-9]{1,2})?%$", "maxLength" = 8))]
 pub struct Percent(pub String);
+
+impl Default for Percent {
+    // An empty text would be a schema default that its own pattern refuses, and so the whole CRD.
+    fn default() -> Self {
+        Self("0%".to_owned())
+    }
+}
 
 impl Percent {
     /// In basis points: hundredths of a percent, 0 to 10 000.
