@@ -1,0 +1,286 @@
+//! Carries out what was decided, in the order that was decided.
+
+use crds::{
+    ModelDeployment,
+    names::{MANAGER_REVISIONS, MANAGER_TRAFFIC, MANAGER_WORKLOAD},
+};
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    apps::v1::{ControllerRevision, Deployment},
+    core::v1::Service,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+};
+use rollout::{
+    action::{Action, Route},
+    plan::{DEFAULT_REQUEST_TIMEOUT, Plan},
+};
+use serde_json::json;
+
+use crate::{
+    ctx::Ctx,
+    error::{Error, exists_is_fine, none_is_fine},
+    observe::{RouteObject, Sight},
+    owner::Owner,
+    revisions::{self, Saved},
+    traffic::http_route,
+    workload::{
+        deployment::{PodOptions, deployment as build_deployment},
+        service,
+    },
+};
+
+/// The actions that only take traffic off a canary.
+pub fn narrowing(actions: &[Action]) -> impl Iterator<Item = &Action> {
+    actions.iter().filter(|action| action.narrows())
+}
+
+/// Carries out actions. After one that failed only those that take traffic off a canary are still
+/// done: nothing may stand in their way, and everything else may depend on what failed.
+pub async fn apply(
+    ctx: &Ctx,
+    deployment: &ModelDeployment,
+    sight: &Sight,
+    actions: impl Iterator<Item = &Action>,
+) -> Result<(), Error> {
+    let hand = Hand {
+        ctx,
+        deployment,
+        sight,
+        owner: Owner::of(deployment),
+    };
+    let mut outcome = Ok(());
+    for action in actions {
+        if outcome.is_ok() || action.narrows() {
+            let done = hand.act(action).await;
+            outcome = outcome.and(done);
+        }
+    }
+    outcome
+}
+
+/// Who acts on one object.
+struct Hand<'a> {
+    ctx: &'a Ctx,
+    deployment: &'a ModelDeployment,
+    sight: &'a Sight,
+    owner: Owner,
+}
+
+impl Hand<'_> {
+    async fn act(&self, action: &Action) -> Result<(), Error> {
+        match action {
+            Action::SaveRevision { revision } => self.save_revision(revision).await,
+            Action::SavePlan { name, plan } => self.save_plan(name, plan).await,
+            Action::EnsureTrack { revision, replicas } => {
+                self.ensure_track(revision, *replicas).await
+            }
+            Action::ApplyRoute(route) => self.apply_route(route).await,
+            Action::EnsureAddress => self.ensure_address().await,
+            Action::MarkStable { revision, since } => self.mark_stable(revision, *since).await,
+            Action::RemoveTrack { revision } => self.remove_track(revision).await,
+            Action::Forget { name } => self.forget(name).await,
+        }
+    }
+
+    async fn save_revision(&self, revision: &str) -> Result<(), Error> {
+        let seen = &self.sight.observation;
+        if seen.wanted.revision != revision {
+            return Err(Error::Stale {
+                what: format!("save revision {revision}"),
+            });
+        }
+        let image = self.ctx.config.inference_image.as_deref();
+        let saved = Saved::of(&self.deployment.spec, image)?;
+        let number = seen
+            .revisions
+            .values()
+            .map(|revision| revision.number)
+            .max()
+            .unwrap_or(0)
+            + 1;
+        let object = revisions::revision_object(&self.owner, revision, &saved, number);
+        self.create_revision(&object, revision).await
+    }
+
+    async fn save_plan(&self, name: &str, plan: &Plan) -> Result<(), Error> {
+        let object = revisions::plan_object(&self.owner, name, plan);
+        self.create_revision(&object, name).await
+    }
+
+    async fn create_revision(&self, object: &ControllerRevision, name: &str) -> Result<(), Error> {
+        let params = created_by(MANAGER_REVISIONS);
+        let created = self.revisions().create(&params, object).await;
+        exists_is_fine(created)
+            .map(drop)
+            .map_err(Error::api(format!("create ControllerRevision {name}")))
+    }
+
+    /// A Deployment that is there keeps its pod template: another release of the operator, or other
+    /// flags, must not restart pods.
+    async fn ensure_track(&self, revision: &str, replicas: u32) -> Result<(), Error> {
+        let deployments: Api<Deployment> = self.ctx.api(&self.owner.namespace);
+        if self.sight.observation.tracks.contains_key(revision) {
+            let scaled = Patch::Merge(json!({ "spec": { "replicas": replicas } }));
+            let params = PatchParams {
+                field_manager: Some(MANAGER_WORKLOAD.to_owned()),
+                ..PatchParams::default()
+            };
+            deployments
+                .patch(revision, &params, &scaled)
+                .await
+                .map_err(Error::api(format!("scale Deployment {revision}")))?;
+        } else {
+            let object = self
+                .revisions()
+                .get(revision)
+                .await
+                .map_err(Error::api(format!("read ControllerRevision {revision}")))?;
+            let saved = Saved::read(&object).map_err(Error::Bug)?;
+            let built =
+                build_deployment(&self.owner, revision, replicas, &saved, &self.pod_options())?;
+            deployments
+                .patch(
+                    revision,
+                    &applied_by(MANAGER_WORKLOAD),
+                    &Patch::Apply(&built),
+                )
+                .await
+                .map_err(Error::api(format!("apply Deployment {revision}")))?;
+        }
+        let built = service::service(&self.owner, revision);
+        self.services()
+            .patch(
+                revision,
+                &applied_by(MANAGER_WORKLOAD),
+                &Patch::Apply(&built),
+            )
+            .await
+            .map_err(Error::api(format!("apply Service {revision}")))?;
+        Ok(())
+    }
+
+    fn pod_options(&self) -> PodOptions {
+        let traffic = self.deployment.spec.traffic.as_ref();
+        let timeouts = traffic.and_then(|traffic| traffic.timeouts.as_ref());
+        let request = timeouts.and_then(|timeouts| timeouts.request.as_ref());
+        PodOptions {
+            pull_secrets: self.ctx.config.image_pull_secrets.clone(),
+            longest_request: request
+                .and_then(|request| request.parse().ok())
+                .unwrap_or(DEFAULT_REQUEST_TIMEOUT),
+        }
+    }
+
+    /// One patch: weights, split and mark are never apart. A write that widens names the version
+    /// that it was decided from, so that it never overtakes another; one that narrows is never
+    /// refused for that.
+    async fn apply_route(&self, route: &Route) -> Result<(), Error> {
+        let what = || format!("apply HTTPRoute {}", self.owner.name);
+        let version = match (&self.sight.route, route.widens) {
+            (RouteObject::At(version), true) => Some(version.as_str()),
+            (RouteObject::Unknown, true) => return Err(Error::Stale { what: what() }),
+            (RouteObject::Missing, true) | (_, false) => None,
+        };
+        let manifest = http_route::manifest(&self.owner, route, version)
+            .map_err(|error| Error::Bug(error.to_string()))?;
+        let kind = http_route::resource();
+        let routes: Api<DynamicObject> =
+            Api::namespaced_with(self.ctx.client.clone(), &self.owner.namespace, &kind);
+        routes
+            .patch(
+                &self.owner.name,
+                &applied_by(MANAGER_TRAFFIC),
+                &Patch::Apply(&manifest),
+            )
+            .await
+            .map_err(Error::api(what()))?;
+        Ok(())
+    }
+
+    /// A Service that is not there is created, not applied: if somebody else makes one of that name
+    /// first, theirs stays.
+    async fn ensure_address(&self) -> Result<(), Error> {
+        let config = &self.ctx.config;
+        let Some(router) = &config.router_service else {
+            return Ok(());
+        };
+        let host = service::router_host(router, &config.cluster_domain);
+        let built = service::address(&self.owner, &host);
+        let name = self.owner.name.as_str();
+        let what = format!("create Service {name}");
+        if self.sight.address_exists {
+            let params = applied_by(MANAGER_TRAFFIC);
+            self.services()
+                .patch(name, &params, &Patch::Apply(&built))
+                .await
+                .map_err(Error::api(what))?;
+        } else {
+            let params = created_by(MANAGER_TRAFFIC);
+            self.services()
+                .create(&params, &built)
+                .await
+                .map_err(Error::api(what))?;
+        }
+        Ok(())
+    }
+
+    async fn mark_stable(&self, revision: &str, since: Timestamp) -> Result<(), Error> {
+        let params = PatchParams {
+            field_manager: Some(MANAGER_REVISIONS.to_owned()),
+            ..PatchParams::default()
+        };
+        self.revisions()
+            .patch(
+                revision,
+                &params,
+                &Patch::Merge(revisions::stable_mark(since)),
+            )
+            .await
+            .map_err(Error::api(format!(
+                "mark ControllerRevision {revision} stable"
+            )))?;
+        Ok(())
+    }
+
+    async fn remove_track(&self, revision: &str) -> Result<(), Error> {
+        let deployments: Api<Deployment> = self.ctx.api(&self.owner.namespace);
+        let params = DeleteParams::background();
+        none_is_fine(deployments.delete(revision, &params).await)
+            .map_err(Error::api(format!("delete Deployment {revision}")))?;
+        none_is_fine(self.services().delete(revision, &params).await)
+            .map_err(Error::api(format!("delete Service {revision}")))?;
+        Ok(())
+    }
+
+    async fn forget(&self, name: &str) -> Result<(), Error> {
+        none_is_fine(
+            self.revisions()
+                .delete(name, &DeleteParams::background())
+                .await,
+        )
+        .map_err(Error::api(format!("delete ControllerRevision {name}")))?;
+        Ok(())
+    }
+
+    fn revisions(&self) -> Api<ControllerRevision> {
+        self.ctx.api(&self.owner.namespace)
+    }
+
+    fn services(&self) -> Api<Service> {
+        self.ctx.api(&self.owner.namespace)
+    }
+}
+
+fn applied_by(manager: &str) -> PatchParams {
+    PatchParams::apply(manager).force()
+}
+
+fn created_by(manager: &str) -> PostParams {
+    PostParams {
+        field_manager: Some(manager.to_owned()),
+        ..PostParams::default()
+    }
+}

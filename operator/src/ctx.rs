@@ -1,0 +1,46 @@
+//! What every reconcile shares.
+
+use std::{fmt, sync::Arc};
+
+use k8s_openapi::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+
+use crate::{
+    args::Config, memory::Memory, metrics::prometheus::Prometheus, telemetry::Telemetry,
+    traffic::applied::Routers,
+};
+
+/// What every reconcile shares.
+pub struct Ctx {
+    /// The client; it writes only while this process leads.
+    pub client: Client,
+    /// The flags.
+    pub config: Config,
+    /// What is remembered of each object.
+    pub memory: Memory,
+    /// Metrics of the operator itself.
+    pub telemetry: Arc<Telemetry>,
+    /// The metrics servers.
+    pub prometheus: Prometheus,
+    /// The routers.
+    pub routers: Routers,
+}
+
+impl fmt::Debug for Ctx {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Ctx")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ctx {
+    /// The objects of a kind in a namespace.
+    pub fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+}

@@ -1,0 +1,4 @@
+//! The metrics servers that guardrails ask.
+
+pub mod prometheus;
+pub mod source;

@@ -1,0 +1,268 @@
+//! Looks at the cluster. Reads only, and a read that fails is a value: what it was to tell counts as
+//! not known, and everything else is still looked at.
+
+mod judgements;
+mod route;
+mod tracks;
+mod wanted;
+
+use std::collections::BTreeMap;
+
+use crds::ModelDeployment;
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    apps::v1::{ControllerRevision, Deployment},
+    core::v1::{Pod, Service},
+};
+use kube::{
+    Api,
+    api::{DynamicObject, ListParams},
+};
+use rollout::{
+    guardrail::Guardrail,
+    observation::{Frozen, Observation, SeenAddress},
+    plan::Plan,
+    state::State,
+};
+
+use crate::{
+    ctx::Ctx,
+    metrics::source::{self, Lookup},
+    owner::Owner,
+    revisions::History,
+    traffic::http_route,
+    workload::service,
+};
+
+/// What is seen, and what only the hand that acts on it needs.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// What the decision is made from.
+    pub observation: Observation,
+    /// The route as an object.
+    pub route: RouteObject,
+    /// Whether a Service of the model's own name is there.
+    pub address_exists: bool,
+}
+
+/// The route as an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteObject {
+    /// There is none.
+    Missing,
+    /// It is there, in this version.
+    At(String),
+    /// It is not known whether it is there.
+    Unknown,
+}
+
+/// Everything that was read in the first round.
+#[derive(Debug)]
+struct Raw {
+    saved: Result<Vec<ControllerRevision>, kube::Error>,
+    deployments: Result<Vec<Deployment>, kube::Error>,
+    services: Result<Vec<Service>, kube::Error>,
+    pods: Result<Vec<Pod>, kube::Error>,
+    address: Result<Option<Service>, kube::Error>,
+    route: Result<Option<DynamicObject>, kube::Error>,
+}
+
+/// Reads that failed, for people.
+#[derive(Debug, Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    /// The value, or the reason why there is none noted down.
+    fn note<T>(&mut self, what: &str, read: Result<T, impl std::fmt::Display>) -> Option<T> {
+        read.map_err(|error| self.0.push(format!("cannot read {what}: {error}")))
+            .ok()
+    }
+}
+
+/// The value of a read that nothing else must wait for, or nothing.
+fn aside<T>(what: &str, read: Result<T, impl std::fmt::Display>) -> Option<T> {
+    read.map_err(|error| tracing::warn!(%error, "cannot read {what}"))
+        .ok()
+}
+
+/// Looks at everything that a decision about an object depends on.
+pub async fn observe(
+    ctx: &Ctx,
+    deployment: &ModelDeployment,
+    state: Option<&State>,
+    now: Timestamp,
+) -> Sight {
+    let owner = Owner::of(deployment);
+    let raw = read(ctx, &owner).await;
+    let mut problems = Problems::default();
+    let saved = problems.note("ControllerRevisions", raw.saved);
+    let history = saved.clone().map(History::read).unwrap_or_default();
+    let frozen = frozen(ctx, deployment, state, saved.is_some().then_some(&history));
+    let plan = Plan::from_spec(&deployment.spec);
+    let sources = sources(ctx, &owner, plan.as_ref().ok(), &frozen).await;
+    let is_routed_by_us = wanted::is_routed_by_us(&ctx.config, deployment);
+
+    let address = aside("the Service of the model's name", raw.address);
+    let read_route = problems.note("the HTTPRoute", raw.route);
+    let tracks = tracks::tracks(&mut problems, raw.deployments, raw.services, raw.pods);
+    let looking_at_route = route::applied(
+        ctx,
+        deployment,
+        state,
+        read_route.as_ref().and_then(Option::as_ref),
+    );
+    let judging = judgements::judgements(ctx, deployment, state, &frozen, &sources, now);
+    let (applied, judgements) = tokio::join!(looking_at_route, judging);
+
+    let observation = Observation {
+        name: owner.name.clone(),
+        wanted: wanted::wanted(&ctx.config, deployment, plan, &sources),
+        frozen,
+        revisions: history.revisions,
+        plans: history.plans.into_keys().collect(),
+        tracks,
+        route: rollout::observation::SeenRoute {
+            rule: read_route
+                .as_ref()
+                .and_then(Option::as_ref)
+                .map(|object| http_route::read(object, &owner.namespace)),
+            applied,
+        },
+        address: seen_address(ctx, &owner, is_routed_by_us, address.as_ref()),
+        judgements,
+        problems: problems.0,
+    };
+    let route = match read_route {
+        None => RouteObject::Unknown,
+        Some(None) => RouteObject::Missing,
+        Some(Some(object)) => RouteObject::At(object.metadata.resource_version.unwrap_or_default()),
+    };
+    Sight {
+        observation,
+        route,
+        address_exists: address.flatten().is_some(),
+    }
+}
+
+async fn read(ctx: &Ctx, owner: &Owner) -> Raw {
+    let ours = ListParams::default().labels(&owner.selector());
+    let namespace = owner.namespace.as_str();
+    let (revisions, deployments, services, pods) = (
+        ctx.api::<ControllerRevision>(namespace),
+        ctx.api::<Deployment>(namespace),
+        ctx.api::<Service>(namespace),
+        ctx.api::<Pod>(namespace),
+    );
+    let route_kind = http_route::resource();
+    let routes: Api<DynamicObject> =
+        Api::namespaced_with(ctx.client.clone(), namespace, &route_kind);
+    let (saved, deployed, served, running, address, route) = tokio::join!(
+        revisions.list(&ours),
+        deployments.list(&ours),
+        services.list(&ours),
+        pods.list(&ours),
+        services.get_opt(&owner.name),
+        routes.get_opt(&owner.name),
+    );
+    Raw {
+        saved: saved.map(|list| list.items),
+        deployments: deployed.map(|list| list.items),
+        services: served.map(|list| list.items),
+        pods: running.map(|list| list.items),
+        address,
+        route,
+    }
+}
+
+/// The plan of the run that is under way. `history` is none where it could not be read: then the
+/// plan as it was read before goes on, and with it the guardrails.
+fn frozen(
+    ctx: &Ctx,
+    deployment: &ModelDeployment,
+    state: Option<&State>,
+    history: Option<&History>,
+) -> Frozen {
+    let Some(run) = state.and_then(State::run) else {
+        return Frozen::NoRun;
+    };
+    let Some(history) = history else {
+        let known = ctx.memory.with(deployment, |entry| entry.plan.clone());
+        return match known {
+            Some((name, plan)) if name == run.plan => Frozen::Plan(plan),
+            Some(_) | None => {
+                Frozen::Unreadable("the ControllerRevisions could not be read".to_owned())
+            }
+        };
+    };
+    match history.plan(&run.plan) {
+        Some(Ok(plan)) => {
+            let known = (run.plan.clone(), plan.clone());
+            ctx.memory
+                .with(deployment, |entry| entry.plan = Some(known));
+            Frozen::Plan(plan)
+        }
+        Some(Err(problem)) => Frozen::Unreadable(problem),
+        None => Frozen::Missing,
+    }
+}
+
+/// The MetricSources that the wanted and the frozen plan name.
+async fn sources(
+    ctx: &Ctx,
+    owner: &Owner,
+    wanted: Option<&Plan>,
+    frozen: &Frozen,
+) -> BTreeMap<String, Lookup> {
+    let frozen = if let Frozen::Plan(plan) = frozen {
+        Some(plan)
+    } else {
+        None
+    };
+    let guardrails = wanted
+        .into_iter()
+        .chain(frozen)
+        .flat_map(|plan| &plan.guardrails);
+    let names: std::collections::BTreeSet<&String> = guardrails
+        .map(|guardrail: &Guardrail| &guardrail.source)
+        .collect();
+    let lookups = names.into_iter().map(|name| async move {
+        (
+            name.clone(),
+            source::lookup(&ctx.client, name, &owner.namespace).await,
+        )
+    });
+    futures::future::join_all(lookups)
+        .await
+        .into_iter()
+        .collect()
+}
+
+/// `address` is none where it could not be read.
+fn seen_address(
+    ctx: &Ctx,
+    owner: &Owner,
+    is_wanted: bool,
+    address: Option<&Option<Service>>,
+) -> SeenAddress {
+    let Some(router) = ctx.config.router_service.as_ref().filter(|_| is_wanted) else {
+        return SeenAddress::NotWanted;
+    };
+    let host = service::router_host(router, &ctx.config.cluster_domain);
+    match address {
+        // What is not known is left alone.
+        None => SeenAddress::Ours,
+        Some(None) => SeenAddress::Missing,
+        Some(Some(object)) if !service::is_owned(object, owner) => SeenAddress::Foreign,
+        Some(Some(object)) => {
+            let leads_to = object
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.external_name.as_ref());
+            if leads_to == Some(&host) {
+                SeenAddress::Ours
+            } else {
+                SeenAddress::Missing
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What the spec asks for.
+
+use std::collections::BTreeMap;
+
+use crds::{
+    ModelDeployment, contract,
+    gateway::ParentReference,
+    hash,
+    steps::Rollout,
+    traffic::{SplitKey, SplitKeyType, Traffic},
+};
+use kube::ResourceExt as _;
+use rollout::{
+    guardrail::DEFAULT_SOURCE,
+    observation::{RouteShape, Wanted},
+    plan::{Plan, SpecError},
+};
+
+use crate::{
+    args::{Config, NamespacedName},
+    metrics::source::Lookup,
+    revisions::Saved,
+    traffic::http_route,
+    workload,
+};
+
+/// What the spec asks for, given the plan that it makes and what is known of metric sources.
+pub(super) fn wanted(
+    config: &Config,
+    deployment: &ModelDeployment,
+    plan: Result<Plan, SpecError>,
+    sources: &BTreeMap<String, Lookup>,
+) -> Wanted {
+    let spec = &deployment.spec;
+    let rollout = spec.rollout.as_ref();
+    let name = deployment.name_any();
+    let route = shape(config, deployment);
+    let replicas = spec
+        .replicas
+        .map_or(1, |replicas| u32::try_from(replicas).unwrap_or(0));
+    let plan = can_be_served(config, deployment)
+        .and_then(|()| can_be_routed(&route))
+        .and(plan)
+        .and_then(|plan| can_be_guarded(&plan, sources).map(|()| plan));
+    Wanted {
+        generation: deployment.metadata.generation.unwrap_or(0),
+        revision: hash::revision_name(&name, spec.model.raw(), spec.runtime.raw()),
+        replicas,
+        paused: rollout
+            .and_then(|rollout: &Rollout| rollout.paused)
+            .unwrap_or(false),
+        attempt: rollout.and_then(|rollout| rollout.attempt).unwrap_or(1),
+        plan,
+        route,
+    }
+}
+
+fn can_be_served(config: &Config, deployment: &ModelDeployment) -> Result<(), SpecError> {
+    let spec = &deployment.spec;
+    spec.model
+        .read()
+        .map_err(|error| SpecError::at("spec.model", error.to_string()))?;
+    workload::deployment::check(&Saved::of(spec, config.inference_image.as_deref())?)
+}
+
+fn can_be_routed(route: &RouteShape) -> Result<(), SpecError> {
+    if route.parents.is_empty() {
+        let message = "the operator runs without --default-gateway: name a Gateway here";
+        return Err(SpecError::at("spec.traffic.parentRefs", message));
+    }
+    Ok(())
+}
+
+fn can_be_guarded(plan: &Plan, sources: &BTreeMap<String, Lookup>) -> Result<(), SpecError> {
+    for guardrail in &plan.guardrails {
+        let Some(Lookup::Refused(problem)) = sources.get(&guardrail.source) else {
+            continue;
+        };
+        // The default guardrails stand nowhere in the spec.
+        let is_default = guardrail.path == "spec.guardrails";
+        return Err(if is_default && guardrail.source == DEFAULT_SOURCE {
+            let message = format!(
+                "no guardrails are named, and the default ones ask the MetricSource \
+                 {DEFAULT_SOURCE:?}: {problem}; or name guardrails here ([]: none)"
+            );
+            SpecError::at("spec.guardrails", message)
+        } else {
+            let path = format!("{}.check.prometheus.sourceRef.name", guardrail.path);
+            SpecError::at(path, problem.clone())
+        });
+    }
+    Ok(())
+}
+
+/// Whether the traffic comes through the default Gateway, and so through our router.
+pub(super) fn is_routed_by_us(config: &Config, deployment: &ModelDeployment) -> bool {
+    let home = deployment.namespace().unwrap_or_default();
+    let parents = parents(config, deployment.spec.traffic.as_ref());
+    config.default_gateway.as_ref().is_some_and(|gateway| {
+        parents
+            .iter()
+            .any(|parent| is_gateway(parent, gateway, &home))
+    })
+}
+
+fn is_gateway(parent: &ParentReference, gateway: &NamespacedName, home: &str) -> bool {
+    parent.name == gateway.name
+        && parent.namespace.as_deref().unwrap_or(home) == gateway.namespace
+        && parent.kind.as_deref().is_none_or(|kind| kind == "Gateway")
+}
+
+fn parents(config: &Config, traffic: Option<&Traffic>) -> Vec<ParentReference> {
+    let named = traffic
+        .map(|traffic| traffic.parent_refs.clone())
+        .unwrap_or_default();
+    if !named.is_empty() {
+        return named;
+    }
+    let gateway = config.default_gateway.iter();
+    gateway
+        .map(|gateway| ParentReference {
+            namespace: Some(gateway.namespace.clone()),
+            name: gateway.name.clone(),
+            ..ParentReference::default()
+        })
+        .collect()
+}
+
+/// Where the route is attached, and under which names.
+fn shape(config: &Config, deployment: &ModelDeployment) -> RouteShape {
+    let traffic = deployment.spec.traffic.as_ref();
+    let (name, namespace) = (
+        deployment.name_any(),
+        deployment.namespace().unwrap_or_default(),
+    );
+    let mut hostnames = traffic
+        .map(|traffic| traffic.hostnames.clone())
+        .unwrap_or_default();
+    if is_routed_by_us(config, deployment) {
+        let short = format!("{name}.{namespace}");
+        hostnames.push(format!("{short}.svc.{}", config.cluster_domain));
+        hostnames.push(format!("{short}.svc"));
+        hostnames.push(short);
+    }
+    let shape = RouteShape {
+        parents: parents(config, traffic),
+        hostnames,
+        key: traffic
+            .and_then(|traffic| traffic.split_key.as_ref())
+            .map(key),
+        request_timeout: traffic
+            .and_then(|traffic| traffic.timeouts.as_ref())
+            .and_then(|timeouts| timeouts.request.as_ref())
+            .map(|request| request.0.clone()),
+    };
+    http_route::normal(shape, &namespace)
+}
+
+fn key(key: &SplitKey) -> contract::KeySource {
+    let name = key.name.clone();
+    match key.type_ {
+        SplitKeyType::Header => contract::KeySource::Header { name },
+        SplitKeyType::Cookie => contract::KeySource::Cookie { name },
+    }
+}
+
+#[cfg(test)]
+mod tests;

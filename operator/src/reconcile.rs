@@ -1,0 +1,97 @@
+//! One look at one object.
+
+use std::{sync::Arc, time::Duration};
+
+use crds::ModelDeployment;
+use kube::{ResourceExt as _, runtime::controller::Action};
+use rollout::state::State;
+use tracing::Instrument as _;
+
+use crate::{
+    apply::{self, apply},
+    clock,
+    ctx::Ctx,
+    error::{Class, Error},
+    events::announce,
+    observe::observe,
+    record::{Recorded, record},
+};
+
+/// Looks at an object: observes, decides, records, acts.
+pub async fn reconcile(object: Arc<ModelDeployment>, ctx: Arc<Ctx>) -> Result<Action, Error> {
+    let span = tracing::info_span!(
+        "reconcile",
+        namespace = object.namespace(),
+        name = object.name_any()
+    );
+    let started = clock::monotonic();
+    let outcome = look(&object, &ctx).instrument(span.clone()).await;
+    let seconds = started.elapsed().as_secs_f64();
+    let _entered = span.entered();
+    let result = match &outcome {
+        Ok(_) => "ok",
+        Err(error) => error.class().name(),
+    };
+    ctx.telemetry.reconciled(result, seconds);
+    match outcome {
+        Ok(action) => {
+            tracing::debug!(seconds, "reconciled");
+            ctx.memory.with(&object, |entry| entry.failures = 0);
+            Ok(action)
+        }
+        Err(error) => {
+            match error.class() {
+                Class::Conflict => tracing::debug!(%error, "looking again"),
+                Class::Transient | Class::User => tracing::warn!(%error, "reconcile failed"),
+                Class::Bug => tracing::error!(%error, "reconcile failed"),
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn look(object: &ModelDeployment, ctx: &Ctx) -> Result<Action, Error> {
+    let Some(deployment) = fresh(object, ctx).await? else {
+        return Ok(Action::await_change());
+    };
+    let now = clock::now();
+    let status = deployment.status.clone().unwrap_or_default();
+    let state = State::read(&status);
+    let sight = observe(ctx, &deployment, state.as_ref(), now).await;
+    let decision = rollout::decide(state.as_ref(), &sight.observation, now);
+    let next = rollout::report::status(&status, &decision, &sight.observation, now);
+    match record(ctx, &deployment, next).await {
+        Recorded::Done => {}
+        Recorded::Gone => return Ok(Action::await_change()),
+        Recorded::Refused(error) if error.class() == Class::Conflict => return Err(error),
+        // What takes traffic off needs no record: the mark in the same patch remembers it.
+        Recorded::Refused(error) => {
+            apply(
+                ctx,
+                &deployment,
+                &sight,
+                apply::narrowing(&decision.actions),
+            )
+            .await?;
+            return Err(error);
+        }
+    }
+    announce(ctx, &deployment, &decision, now).await;
+    apply(ctx, &deployment, &sight, decision.actions.iter()).await?;
+    Ok(Action::requeue(
+        Duration::try_from(decision.wake_after).unwrap_or_default(),
+    ))
+}
+
+/// The object as the API server has it: the watch may lag behind our own last record, and what was
+/// decided from an older one would be decided twice.
+async fn fresh(object: &ModelDeployment, ctx: &Ctx) -> Result<Option<ModelDeployment>, Error> {
+    let namespace = object.namespace().unwrap_or_default();
+    let fresh = ctx
+        .api::<ModelDeployment>(&namespace)
+        .get_opt(&object.name_any())
+        .await
+        .map_err(Error::api("read the ModelDeployment"))?;
+    // What is being deleted takes everything along by owner references.
+    Ok(fresh.filter(|fresh| fresh.metadata.deletion_timestamp.is_none()))
+}
