@@ -120,7 +120,7 @@ mod tests {
         ]);
         assert_eq!(args.listen.len(), 2);
         assert_eq!(args.drain_delay, Duration::from_secs(5));
-        assert!(Args::try_parse_from(["sluice-router", "--listen", "8080"]).is_err());
-        assert!(Args::try_parse_from(["sluice-router", "--drain-delay", "soon"]).is_err());
+        Args::try_parse_from(["sluice-router", "--listen", "8080"]).unwrap_err();
+        Args::try_parse_from(["sluice-router", "--drain-delay", "soon"]).unwrap_err();
     }
 }

@@ -26,7 +26,15 @@ pub async fn drain(proxy: &Proxy, server: Arc<Server>, delay: Duration, timeout:
     info!(?delay, ?timeout, "draining");
     proxy.start_draining();
     tokio::time::sleep(delay).await;
-    if server.drain(timeout).await {
+    report(server.drain(timeout).await);
+}
+
+#[expect(
+    clippy::cognitive_complexity,
+    reason = "the branches are those of the log macros"
+)]
+fn report(finished: bool) {
+    if finished {
         info!("drained");
     } else {
         warn!("requests in flight were cut off: they took longer than the drain timeout");

@@ -76,15 +76,13 @@ fn log(format: LogFormat) {
 }
 
 fn split_key(file: Option<&Path>) -> anyhow::Result<SplitKey> {
-    let secret = match file {
-        Some(file) => std::fs::read(file)
-            .with_context(|| format!("reading the split key {}", file.display()))?,
-        None => {
-            warn!(
-                "no --split-key-file: a random key is used; users may change sides when a router restarts, and replicas disagree"
-            );
-            rand::random::<[u8; 32]>().to_vec()
-        }
+    let secret = if let Some(file) = file {
+        std::fs::read(file).with_context(|| format!("reading the split key {}", file.display()))?
+    } else {
+        warn!(
+            "no --split-key-file: a random key is used; users may change sides when a router restarts, and replicas disagree"
+        );
+        rand::random::<[u8; 32]>().to_vec()
     };
     let secret = secret.trim_ascii();
     anyhow::ensure!(

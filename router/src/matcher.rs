@@ -165,18 +165,14 @@ pub struct PortTable {
 impl PortTable {
     /// Adds a rule. Rules must come in order of precedence of their routes: older first.
     pub fn add(&mut self, listener: &HostPattern, host: &HostPattern, entry: Entry) {
-        let site = match self
+        self.add_listener(listener);
+        let Some(site) = self
             .sites
-            .iter()
-            .position(|site| site.listener == *listener)
-        {
-            Some(at) => self.sites.get_mut(at),
-            None => {
-                self.sites.push(Site::new(listener.clone()));
-                self.sites.last_mut()
-            }
+            .iter_mut()
+            .find(|site| site.listener == *listener)
+        else {
+            return;
         };
-        let Some(site) = site else { return };
         let entries = site.entries(host);
         // A route that attaches twice to one listener is one rule.
         let twin =

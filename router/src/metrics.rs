@@ -91,6 +91,15 @@ impl fmt::Debug for Meter {
     }
 }
 
+/// The meters of a table.
+#[derive(Debug, Default)]
+pub struct Meters {
+    /// Of each of [`Table::series`], in order.
+    pub series: Vec<Arc<Meter>>,
+    /// Of each route's requests that no revision got.
+    pub routes: BTreeMap<ObjectKey, Arc<Meter>>,
+}
+
 impl Meter {
     /// Counts one request.
     pub fn count(&self, code: u16, took: Duration) {
@@ -187,11 +196,7 @@ impl Metrics {
 
     /// Brings the series in line with a table that is about to be served, and gives a meter for
     /// each of its series and each of its routes.
-    pub fn adopt(
-        &self,
-        table: &Table,
-        now: Instant,
-    ) -> (Vec<Arc<Meter>>, BTreeMap<ObjectKey, Arc<Meter>>) {
+    pub fn adopt(&self, table: &Table, now: Instant) -> Meters {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut listed = BTreeSet::new();
         let mut meters = Vec::with_capacity(table.series.len());
@@ -219,7 +224,10 @@ impl Metrics {
         }
         self.expire(&mut kept, &listed, now);
         self.adopt_generations(&mut kept, table);
-        (meters, routes)
+        Meters {
+            series: meters,
+            routes,
+        }
     }
 
     fn keep(&self, kept: &mut Kept, labels: Labels, now: Instant) -> Arc<Meter> {
@@ -328,7 +336,8 @@ mod tests {
     #[test]
     fn a_listed_revision_exists_at_zero_under_the_names_of_the_contract() {
         let metrics = Metrics::new();
-        let (meters, _) = metrics.adopt(&table(&[("a", 0.75), ("b", 0.25)]), Instant::now());
+        let Meters { series: meters, .. } =
+            metrics.adopt(&table(&[("a", 0.75), ("b", 0.25)]), Instant::now());
         let text = metrics.text().unwrap();
         let labels = r#"{namespace="ml",model_deployment="digits",revision="b",route="digits""#;
         assert!(
@@ -363,7 +372,7 @@ mod tests {
     fn a_revision_that_left_is_dropped_after_ten_minutes_with_all_its_codes() {
         let metrics = Metrics::new();
         let start = Instant::now();
-        let (meters, _) = metrics.adopt(&table(&[("a", 0.5), ("b", 0.5)]), start);
+        let Meters { series: meters, .. } = metrics.adopt(&table(&[("a", 0.5), ("b", 0.5)]), start);
         meters[1].count(502, Duration::ZERO);
         metrics.adopt(&table(&[("a", 1.0)]), start + Duration::from_mins(5));
         let text = metrics.text().unwrap();

@@ -217,10 +217,7 @@ mod tests {
         #[test]
         fn every_draw_finds_an_arm_with_weight(draw: u64, weights in prop::collection::vec(0..1_000_000_u64, 1..6)) {
             let arms: Vec<Arm> = weights.iter().map(|weight| Arm::named("a", *weight)).collect();
-            match arm(&arms, Draw(draw)) {
-                Some(at) => prop_assert!(arms[at].weight > 0),
-                None => prop_assert_eq!(weights.iter().sum::<u64>(), 0),
-            }
+            if let Some(at) = arm(&arms, Draw(draw)) { prop_assert!(arms[at].weight > 0) } else { prop_assert_eq!(weights.iter().sum::<u64>(), 0) }
         }
 
         #[test]

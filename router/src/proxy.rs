@@ -9,6 +9,7 @@ pub mod server;
 mod tally;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,15 @@ pub struct Proxy {
     draining: AtomicBool,
 }
 
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// Port of the Gateway listener.
+    pub port: u16,
+    /// The client.
+    pub client: SocketAddr,
+}
+
 impl Proxy {
     /// Serves nothing yet.
     pub fn new(split_key: SplitKey, request_timeout: Duration, connect_timeout: Duration) -> Self {
@@ -75,19 +85,12 @@ impl Proxy {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Answers a request that came in on a listener's port.
-    pub async fn answer(
-        &self,
-        port: u16,
-        client: SocketAddr,
-        request: Request<Incoming>,
-    ) -> Response<AnswerBody> {
+    /// Answers a request.
+    pub async fn answer(&self, origin: Origin, request: Request<Incoming>) -> Response<AnswerBody> {
         let version = request.version();
         let mut tally = Tally::new(self.metrics.unrouted(), Instant::now());
         let served = self.served.load_full();
-        let answered = self
-            .forward(&served, port, client, request, &mut tally)
-            .await;
+        let answered = self.forward(served, origin, request, &mut tally).await;
         let mut response = match answered {
             Ok((delivered, bound)) => answer::deliver(delivered, bound, tally),
             Err(refusal) => refusal.answer(tally),
@@ -102,36 +105,37 @@ impl Proxy {
 
     async fn forward(
         &self,
-        served: &Served,
-        port: u16,
-        client: SocketAddr,
+        served: Arc<Served>,
+        origin: Origin,
         request: Request<Incoming>,
         tally: &mut Tally,
     ) -> Result<(Delivered, Bound), Refusal> {
         let target = Target::of(&request)?;
-        let rule = served
-            .table
-            .ports
-            .get(&port)
-            .and_then(|port| port.find(&target.host, target.path()))
-            .ok_or(Refusal::NoRoute)?;
+        let rule = served.table.find(origin.port, &target.host, target.path());
+        let rule = Arc::clone(rule.ok_or(Refusal::NoRoute)?);
         if let Some(meter) = served.route_meter(&rule.route.key) {
             tally.routed(meter);
         }
-        let arm = pick::arm(&rule.arms, self.draw(rule, &request)).ok_or(Refusal::NoWeight)?;
-        let drawn = rule.arms.get(arm).ok_or(Refusal::NoWeight)?;
-        if drawn.backend == Backend::Unresolved && rule.fallback(arm).is_none() {
+        let draw = self.draw(&rule, &request);
+        let drawn = pick::arm(&rule.arms, draw).ok_or(Refusal::NoWeight)?;
+        let arm = rule.arms.get(drawn).ok_or(Refusal::NoWeight)?;
+        if arm.backend == Backend::Unresolved && rule.fallback(drawn).is_none() {
             return Err(Refusal::NoBackend);
         }
-        let request = head::outgoing(request, target, client);
+        let host = target.host.clone();
+        let request = head::outgoing(request, target, origin.client);
+        let bound = Bound::of(rule.request_timeout, self.request_timeout, tally.started());
+        let deadline = bound.head_deadline(tally.started());
+        let port = origin.port;
         let course = Course {
             proxy: self,
             served,
             rule,
-            drawn: arm,
+            drawn,
+            draw,
+            port,
+            host,
         };
-        let bound = Bound::of(rule.request_timeout, self.request_timeout, tally.started());
-        let deadline = bound.head_deadline(tally.started());
         let sent = Box::pin(course.run(request, tally));
         let delivered = match deadline {
             Some(deadline) => match tokio::time::timeout_at(deadline, sent).await {

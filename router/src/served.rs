@@ -1,13 +1,12 @@
 //! What is being served, as one value that is swapped whole.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use crds::contract::{Applied, AppliedRoute};
 
-use crate::metrics::{Meter, Metrics};
+use crate::metrics::{Meter, Meters, Metrics};
 use crate::pool::Pool;
 use crate::table::Table;
 use crate::table::objects::ObjectKey;
@@ -17,19 +16,18 @@ use crate::table::objects::ObjectKey;
 pub struct Served {
     /// The table.
     pub table: Table,
-    meters: Vec<Arc<Meter>>,
-    routes: BTreeMap<ObjectKey, Arc<Meter>>,
+    meters: Meters,
 }
 
 impl Served {
     /// The meter of an arm.
     pub fn meter(&self, series: usize) -> Option<&Arc<Meter>> {
-        self.meters.get(series)
+        self.meters.series.get(series)
     }
 
     /// The meter of a route's requests that no revision got.
     pub fn route_meter(&self, route: &ObjectKey) -> Option<&Arc<Meter>> {
-        self.routes.get(route)
+        self.meters.routes.get(route)
     }
 
     /// What the operator asks for.
@@ -47,13 +45,9 @@ impl Served {
 
 /// Serves a table from the next request on. Requests in flight end by the one they began with.
 pub fn publish(table: Table, current: &ArcSwap<Served>, metrics: &Metrics, pool: &Pool) {
-    let (meters, routes) = metrics.adopt(&table, Instant::now());
+    let meters = metrics.adopt(&table, Instant::now());
     let endpoints = table.endpoints.clone();
-    current.store(Arc::new(Served {
-        table,
-        meters,
-        routes,
-    }));
+    current.store(Arc::new(Served { table, meters }));
     // After the swap: a request that begins before it may still use what is closed here, and then
     // connects anew.
     pool.retain(&endpoints);

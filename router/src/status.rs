@@ -35,7 +35,7 @@ pub struct Writer {
     pub lease: Arc<Lease>,
 }
 
-impl fmt::Debug for Writer {
+impl Debug for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Writer")
             .field("controller_name", &self.controller_name)
@@ -146,16 +146,24 @@ impl Writer {
             "status": change.status,
         });
         let params = PatchParams::default();
-        match change
+        let written = change
             .api
             .patch_status(&change.key.name, &params, &Patch::Merge(&patch))
-            .await
-        {
-            Ok(_) => info!(%kind, key = %change.key, "status written"),
-            Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => {
-                debug!(%kind, key = %change.key, "object changed meanwhile; looking again");
-            }
-            Err(error) => warn!(%kind, key = %change.key, %error, "status could not be written"),
+            .await;
+        note(&kind, &change.key, written.err());
+    }
+}
+
+#[expect(
+    clippy::cognitive_complexity,
+    reason = "the branches are those of the log macros"
+)]
+fn note(kind: &str, key: &ObjectKey, refused: Option<kube::Error>) {
+    match refused {
+        None => info!(kind, %key, "status written"),
+        Some(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => {
+            debug!(kind, %key, "object changed meanwhile; looking again");
         }
+        Some(error) => warn!(kind, %key, %error, "status could not be written"),
     }
 }

@@ -127,6 +127,13 @@ pub enum Backend {
     Unresolved,
 }
 
+impl Table {
+    /// The rule for a request; `host` in lower case and without a port.
+    pub fn find(&self, port: u16, host: &str, path: &str) -> Option<&Arc<Rule>> {
+        self.ports.get(&port)?.find(host, path)
+    }
+}
+
 impl Backend {
     /// The ready endpoints.
     pub fn endpoints(&self) -> &[SocketAddr] {
@@ -236,7 +243,7 @@ pub fn build(objects: &Objects, settings: &Settings, last_good: &LastGood) -> Bu
         } else {
             route::add(&mut built.table, &candidate, &attached.places, &index);
         }
-        if let Some(parents) = RouteFindings::new(&newest, attached, references) {
+        if let Some(parents) = RouteFindings::new(&newest, attached, &references) {
             built.statuses.routes.insert(key, parents);
         }
     }

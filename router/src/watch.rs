@@ -118,7 +118,7 @@ pub struct Watches {
     namespaces: Kind<Namespace>,
 }
 
-impl fmt::Debug for Watches {
+impl Debug for Watches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watches").finish_non_exhaustive()
     }

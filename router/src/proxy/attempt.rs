@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use tracing::debug;
 
 use super::Proxy;
@@ -38,7 +39,10 @@ enum Sent {
     /// No pod saw any of it.
     Untouched(Request<Outgoing>),
     /// A pod may have begun to work on it.
-    Lost,
+    Lost {
+        /// The connection had carried requests before.
+        reused: bool,
+    },
     /// The client broke off in the middle of its body.
     ClientBroke,
     /// The attempt took longer than the route allows.
@@ -48,16 +52,19 @@ enum Sent {
 /// The way of one request.
 pub(super) struct Course<'proxy> {
     pub(super) proxy: &'proxy Proxy,
-    pub(super) served: &'proxy Served,
-    pub(super) rule: &'proxy Rule,
+    pub(super) served: Arc<Served>,
+    pub(super) rule: Arc<Rule>,
     /// The arm that was drawn.
     pub(super) drawn: usize,
+    pub(super) draw: Draw,
+    pub(super) port: u16,
+    pub(super) host: String,
 }
 
 impl Course<'_> {
     /// Sends the request until it is answered or must not be sent again.
     pub(super) async fn run(
-        &self,
+        mut self,
         mut request: Request<Outgoing>,
         tally: &mut Tally,
     ) -> Result<Delivered, Refusal> {
@@ -67,7 +74,6 @@ impl Course<'_> {
             let Some((arm, address)) = self.choose(&tried) else {
                 return Err(last);
             };
-            tried.push(address);
             let flight = self.proxy.pool.begin(address);
             let again = copy(&request);
             let sent = self
@@ -85,15 +91,39 @@ impl Course<'_> {
                 }
                 Sent::ClientBroke => return Err(Refusal::ClientBroke),
                 Sent::TooSlow => return Err(Refusal::TimedOut),
-                Sent::Untouched(request) => request,
-                Sent::Lost => {
+                Sent::Untouched(request) => {
+                    tried.push(address);
+                    request
+                }
+                Sent::Lost { reused } => {
                     tally.ended(StatusCode::BAD_GATEWAY.as_u16());
+                    if !reused {
+                        // Of an old connection that was closed nothing follows for a new one.
+                        tried.push(address);
+                    }
                     last = Refusal::Lost;
                     again.ok_or(Refusal::Lost)?
                 }
             };
+            self.look_again(request.uri().path());
         }
         Err(last)
+    }
+
+    /// Takes up what is served by now: an endpoint that failed has often just been replaced.
+    fn look_again(&mut self, path: &str) {
+        let served = self.proxy.served.load_full();
+        if Arc::ptr_eq(&served, &self.served) {
+            return;
+        }
+        let rule = served.table.find(self.port, &self.host, path);
+        if let Some(rule) = rule
+            && let Some(drawn) = pick::arm(&rule.arms, self.draw)
+        {
+            self.rule = Arc::clone(rule);
+            self.drawn = drawn;
+            self.served = served;
+        }
     }
 
     /// An endpoint that was not tried: of the arm that was drawn, of the one that answers for it,
@@ -135,7 +165,12 @@ impl Course<'_> {
             // A pooled connection may have been closed a moment ago; a new one tells.
             match self.exchange(connection, request, meter, tally).await {
                 Sent::Untouched(untouched) => request = untouched,
-                other => return other,
+                settled @ (Sent::Answered(..)
+                | Sent::Lost { .. }
+                | Sent::ClientBroke
+                | Sent::TooSlow) => {
+                    return settled;
+                }
             }
         }
         match self.proxy.pool.connect(upstream).await {
@@ -162,23 +197,34 @@ impl Course<'_> {
             },
             None => connection.send(request).await,
         };
-        match sent {
-            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => Sent::Lost,
-            Ok(response) => Sent::Answered(response, connection),
-            Err(mut error) => match error.take_message() {
-                Some(request) => {
-                    if first {
-                        tally.unreached();
-                    }
-                    Sent::Untouched(request)
-                }
-                None if error.error().is_user() => Sent::ClientBroke,
-                None => {
-                    debug!(error = %error.error(), reused = connection.reused, "endpoint gave no answer");
-                    Sent::Lost
-                }
-            },
+        let settled = settle(sent, connection);
+        if first && matches!(settled, Sent::Untouched(_)) {
+            tally.unreached();
         }
+        settled
+    }
+}
+
+type Exchanged = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
+
+fn settle(exchanged: Exchanged, connection: Connection) -> Sent {
+    let mut error = match exchanged {
+        // Upgrades are never asked for.
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            return Sent::Lost { reused: false };
+        }
+        Ok(response) => return Sent::Answered(response, connection),
+        Err(error) => error,
+    };
+    if let Some(request) = error.take_message() {
+        return Sent::Untouched(request);
+    }
+    if error.error().is_user() {
+        return Sent::ClientBroke;
+    }
+    debug!(error = %error.error(), reused = connection.reused, "endpoint gave no answer");
+    Sent::Lost {
+        reused: connection.reused,
     }
 }
 

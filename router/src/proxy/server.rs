@@ -13,8 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
-use super::Proxy;
 use super::guarded::{Guarded, Heads};
+use super::{Origin, Proxy};
 
 /// Bounds on what clients may do.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +115,7 @@ impl Server {
             let service = service_fn(move |request| {
                 let (proxy, busy) = (Arc::clone(&proxy), heads.begin());
                 async move {
-                    let mut response = proxy.answer(port, client, request).await;
+                    let mut response = proxy.answer(Origin { port, client }, request).await;
                     response.body_mut().busy = Some(busy);
                     Ok::<_, Infallible>(response)
                 }

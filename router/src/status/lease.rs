@@ -9,10 +9,11 @@ use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client};
+use tokio::time::error::Elapsed;
 use tracing::{info, warn};
 
 /// Name of the Lease, in the router's namespace.
-pub const LEASE_NAME: &str = "sluice-router-status";
+pub(super) const LEASE_NAME: &str = "sluice-router-status";
 const DURATION_SECONDS: i32 = 15;
 const DURATION: Duration = Duration::from_secs(15);
 const RENEW_INTERVAL: Duration = Duration::from_secs(5);
@@ -66,12 +67,21 @@ impl Lease {
             // Counted from before the call: its answer may take a while.
             let began = Instant::now();
             let bounded = tokio::time::timeout(RENEW_INTERVAL, self.renew(&mut seen));
-            match bounded.await {
-                Ok(Ok(held)) => self.set(held.then_some(began + TRUST)),
-                Ok(Err(error)) => warn!(%error, "lease for statuses could not be renewed"),
-                Err(_) => warn!("lease for statuses could not be renewed in time"),
-            }
+            self.note(bounded.await, began);
             tokio::time::sleep(RENEW_INTERVAL).await;
+        }
+    }
+
+    #[expect(
+        clippy::cognitive_complexity,
+        reason = "the branches are those of the log macros"
+    )]
+    /// A failed renewal leaves what is held to run out.
+    fn note(&self, renewed: Result<kube::Result<bool>, Elapsed>, began: Instant) {
+        match renewed {
+            Ok(Ok(held)) => self.set(held.then_some(began + TRUST)),
+            Ok(Err(error)) => warn!(%error, "lease for statuses could not be renewed"),
+            Err(_) => warn!("lease for statuses could not be renewed in time"),
         }
     }
 

@@ -145,7 +145,7 @@ pub struct RouteFindings {
 
 impl RouteFindings {
     /// What to say of a route; none for one that never concerned us.
-    pub fn new(route: &HttpRoute, attached: Attached, references: Finding) -> Option<Self> {
+    pub fn new(route: &HttpRoute, attached: Attached, references: &Finding) -> Option<Self> {
         let stale = route
             .status
             .as_ref()

@@ -53,7 +53,7 @@ pub struct Objects {
     pub routes: Vec<Arc<HttpRoute>>,
     /// All Services.
     pub services: Vec<Arc<Service>>,
-    /// All EndpointSlices.
+    /// All `EndpointSlices`.
     pub slices: Vec<Arc<EndpointSlice>>,
     /// All Namespaces, where they may be read.
     pub namespaces: Vec<Arc<Namespace>>,
@@ -118,7 +118,7 @@ impl Index {
         self.services.get(key).map(Arc::as_ref)
     }
 
-    /// The EndpointSlices of a Service.
+    /// The `EndpointSlices` of a Service.
     pub fn slices(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
         self.slices
             .get(service)

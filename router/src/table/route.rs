@@ -145,8 +145,10 @@ fn timeouts(rule: &HttpRouteRule) -> Result<Timeouts, (String, String)> {
     ))
 }
 
+type KeyedSplit = (Split, Option<UserKey>);
+
 /// The split, and where it reads users, if the route has one.
-fn split(route: &HttpRoute) -> Result<Option<(Split, Option<UserKey>)>, String> {
+fn split(route: &HttpRoute) -> Result<Option<KeyedSplit>, String> {
     let Some(text) = annotation(route, contract::ANNOTATION_SPLIT) else {
         return Ok(None);
     };

@@ -1,5 +1,9 @@
 //! The proxy core in one process: real sockets on loopback, tables built from objects, no API server.
-#![allow(clippy::tests_outside_test_module, unreachable_pub, reason = "integration tests")]
+#![allow(
+    clippy::tests_outside_test_module,
+    unreachable_pub,
+    reason = "integration tests"
+)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,6 +16,7 @@
 mod backend;
 mod objects;
 mod retry;
+mod rolling;
 mod split;
 mod statuses;
 mod stream;

@@ -41,9 +41,8 @@ async fn malformed_and_foreign_requests_are_refused_with_their_code() {
     let rows = [
         (format!("GET / HTTP/1.1\r\n{HOST}\r\n"), "200"),
         (
-            format!(
-                "GET http://digits.example.com/ HTTP/1.1\r\nhost: other\r\nconnection: close\r\n\r\n"
-            ),
+            "GET http://digits.example.com/ HTTP/1.1\r\nhost: other\r\nconnection: close\r\n\r\n"
+                .to_owned(),
             "200",
         ),
         (

@@ -47,7 +47,7 @@ impl World {
         ));
         let limits = Limits {
             header_read_timeout: Duration::from_millis(300),
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_mins(1),
             header_bytes_max: 16 * 1024,
             connections_max: 100,
         };
