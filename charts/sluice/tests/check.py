@@ -102,6 +102,9 @@ def offline(objects):
 def full(objects):
     made = defaults(objects)
     source = made["MetricSource"]
+    definition = next(i for i in objects if i["kind"] == "CustomResourceDefinition" and i["spec"]["names"]["kind"] == "MetricSource")
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    expect(set(source["spec"]) == set(schema), f"full: fields that values and MetricSource do not share: {set(source['spec']) ^ set(schema)}")
     expect(source["metadata"]["name"] == "default", "full: the MetricSource is not called default")
     expect(source["spec"]["credentials"] == {"type": "BearerToken", "mount": "thanos"}, "full: credentials got lost")
     expect([l["port"] for l in made["Gateway"]["spec"]["listeners"]] == [80, 8000], "full: listeners are not the ports")
