@@ -1,2 +1,43 @@
-//! Placeholder.
-fn main() {}
+//! Parts of the end-to-end tests that run as programs.
+
+use clap::{Parser, Subcommand};
+use sluice_e2e::{demo, fault_proxy, files, load, timeline};
+use tracing_subscriber::EnvFilter;
+
+/// The programs of the end-to-end tests and the demo.
+#[derive(Debug, Parser)]
+#[command(name = "sluice-e2e", version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Load(load::Load),
+    Files(files::Files),
+    FaultProxy(fault_proxy::FaultProxy),
+    Demo(demo::Demo),
+    Timeline(timeline::Timeline),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    // Nobody else can have chosen one before.
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .unwrap_or_default();
+    match args.command {
+        Command::Load(args) => load::run(args).await,
+        Command::Files(args) => files::run(args).await,
+        Command::FaultProxy(args) => fault_proxy::run(args).await,
+        Command::Demo(args) => Box::pin(demo::run(args)).await,
+        Command::Timeline(args) => timeline::run(args).await,
+    }
+}

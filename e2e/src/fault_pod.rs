@@ -1,0 +1,167 @@
+//! The fault proxy as a pod between the operator and the API server.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::DeleteParams};
+use serde_json::{Value, json};
+
+use crate::{
+    chart,
+    cluster::Cluster,
+    fault_proxy::{Arm, Armed, Fail, Write},
+    load_pod, wait,
+};
+
+const NAME: &str = "fault-proxy";
+const KUBECONFIG: &str = "fault-proxy-kubeconfig";
+const READY_WITHIN: Duration = Duration::from_mins(1);
+
+/// A running fault proxy, in the namespace of the chart.
+#[derive(Clone, Debug)]
+pub struct FaultPod {
+    cluster: Cluster,
+}
+
+impl FaultPod {
+    /// Starts it, with a Service before it and a kubeconfig that names it.
+    pub async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
+        let namespace = chart::NAMESPACE;
+        cluster.namespace(namespace).await?;
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": NAME},
+            "spec": {"selector": {"app": NAME}, "ports": [{"port": 80, "targetPort": 8001}]},
+        });
+        let config = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": KUBECONFIG},
+            "data": {"kubeconfig": kubeconfig().to_string()},
+        });
+        cluster.apply(namespace, &service).await?;
+        cluster.apply(namespace, &config).await?;
+        cluster
+            .apply(
+                namespace,
+                &load_pod::pod(cluster, NAME, &["fault-proxy".to_owned()]),
+            )
+            .await?;
+        let started = Self {
+            cluster: cluster.clone(),
+        };
+        wait::found("the fault proxy to answer", READY_WITHIN, || async {
+            started.armed().await.map(Some)
+        })
+        .await?;
+        Ok(started)
+    }
+
+    /// Chart values under which the operator talks to the API server through the proxy.
+    pub fn values(mut values: Value) -> Value {
+        let operator = json!({
+            "extraEnv": [{"name": "KUBECONFIG", "value": "/etc/fault-proxy/kubeconfig"}],
+            "extraVolumes": [{"name": "fault-proxy", "configMap": {"name": KUBECONFIG}}],
+            "extraVolumeMounts": [
+                {"name": "fault-proxy", "mountPath": "/etc/fault-proxy", "readOnly": true},
+            ],
+            "leaseDuration": "5s",
+        });
+        if let Some(object) = values.as_object_mut() {
+            object.insert("operator".to_owned(), operator);
+        }
+        values
+    }
+
+    /// Arms a fault.
+    pub async fn arm(&self, arm: &Arm) -> anyhow::Result<()> {
+        self.post("arm", &serde_json::to_value(arm)?).await
+    }
+
+    /// Answers with errors.
+    pub async fn fail(&self, fail: &Fail) -> anyhow::Result<()> {
+        self.post("fail", &serde_json::to_value(fail)?).await
+    }
+
+    /// Drops what is held.
+    pub async fn release(&self) -> anyhow::Result<()> {
+        self.post("release", &Value::Null).await
+    }
+
+    /// What became of the armed fault.
+    pub async fn armed(&self) -> anyhow::Result<Armed> {
+        let text = self.cluster.pod_get(&address("armed")).await?;
+        serde_json::from_str(&text).context("the fault proxy's answer cannot be read")
+    }
+
+    /// Every write so far.
+    pub async fn writes(&self) -> anyhow::Result<Vec<Write>> {
+        let text = self.cluster.pod_get(&address("writes")).await?;
+        serde_json::from_str(&text).context("the fault proxy's answer cannot be read")
+    }
+
+    /// Waits until the armed fault holds a write.
+    pub async fn hit(&self, limit: Duration) -> anyhow::Result<Armed> {
+        wait::found("the armed write to come", limit, || async {
+            let armed = self.armed().await?;
+            Ok(armed.hit.then_some(armed))
+        })
+        .await
+    }
+
+    /// Kills the pod whose write is held, at once, and drops the write's connection.
+    pub async fn kill_held(&self, armed: &Armed) -> anyhow::Result<()> {
+        let ip = armed.pod_ip.as_deref().context("no pod is held")?;
+        let pods = self
+            .cluster
+            .pods(chart::NAMESPACE, "app.kubernetes.io/name=sluice-operator")
+            .await?;
+        let held = pods.iter().find(|pod| {
+            pod.status
+                .as_ref()
+                .and_then(|status| status.pod_ip.as_deref())
+                == Some(ip)
+        });
+        let name = held.and_then(|pod| pod.metadata.name.clone());
+        let name = name.with_context(|| format!("no operator pod has the address {ip}"))?;
+        let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), chart::NAMESPACE);
+        // Grace 0 removes the object at once and kills the process with SIGKILL.
+        api.delete(&name, &DeleteParams::default().grace_period(0))
+            .await?;
+        self.release().await
+    }
+
+    /// Removes the proxy.
+    pub async fn remove(&self) -> anyhow::Result<()> {
+        let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), chart::NAMESPACE);
+        api.delete(NAME, &DeleteParams::default().grace_period(1))
+            .await?;
+        wait::until(
+            &api,
+            NAME,
+            "the fault proxy to be gone",
+            READY_WITHIN,
+            |pod| pod.is_none(),
+        )
+        .await?;
+        Ok(())
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> anyhow::Result<()> {
+        self.cluster.pod_post(&address(path), body).await.map(drop)
+    }
+}
+
+fn address(path: &str) -> String {
+    format!("{}/{NAME}:8080/{path}", chart::NAMESPACE)
+}
+
+/// A kubeconfig with the operator's own token and the proxy as its server.
+fn kubeconfig() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": NAME,
+        "clusters": [{"name": NAME, "cluster": {"server": format!("http://{NAME}.{}", chart::NAMESPACE)}}],
+        "contexts": [{"name": NAME, "context": {"cluster": NAME, "user": "operator", "namespace": chart::NAMESPACE}}],
+        "users": [{"name": "operator", "user": {
+            "tokenFile": "/var/run/secrets/kubernetes.io/serviceaccount/token",
+        }}],
+    })
+}
