@@ -22,6 +22,7 @@ use sluice_router::table::objects::ObjectKey;
 use sluice_router::watch::Watches;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -52,14 +53,21 @@ async fn main() -> anyhow::Result<()> {
         .with_context(|| format!("binding the admin listener to {}", args.admin))?;
     tokio::spawn(Arc::clone(&admin).serve(admin_listener));
 
-    let watching = configure(&args, &admin).await?;
+    let Configured {
+        watching,
+        lease,
+        holding,
+    } = configure(&args, &admin).await?;
     let server = Arc::new(Server::new(Arc::clone(&proxy), limits(&args)));
     listen(&args, &server).await?;
     tokio::select! {
         ended = watching => ended.context("watching ended")?.context("watching ended")?,
         asked = drain::asked_to_leave() => asked.context("waiting for signals")?,
     }
+    holding.abort();
+    let released = tokio::spawn(async move { lease.release().await });
     drain::drain(&proxy, server, args.drain_delay, args.drain_timeout).await;
+    released.abort();
     Ok(())
 }
 
@@ -113,10 +121,15 @@ async fn listen(args: &Args, server: &Arc<Server>) -> anyhow::Result<()> {
     Ok(())
 }
 
-type Watching = tokio::task::JoinHandle<anyhow::Result<()>>;
+/// What runs against the API server.
+struct Configured {
+    watching: JoinHandle<anyhow::Result<()>>,
+    lease: Arc<Lease>,
+    holding: JoinHandle<()>,
+}
 
 /// Connects to the API server and starts to watch it and to write statuses.
-async fn configure(args: &Args, admin: &Arc<Admin>) -> anyhow::Result<Watching> {
+async fn configure(args: &Args, admin: &Arc<Admin>) -> anyhow::Result<Configured> {
     let mut config = Config::infer().await.context("finding the API server")?;
     config.read_timeout = Some(API_READ_TIMEOUT);
     let client = Client::try_from(config).context("connecting to the API server")?;
@@ -137,23 +150,22 @@ async fn configure(args: &Args, admin: &Arc<Admin>) -> anyhow::Result<Watching> 
         .clone()
         .unwrap_or_else(|| format!("sluice-router-{:08x}", rand::random::<u32>()));
     let lease = Arc::new(Lease::new(client.clone(), &namespace, identity));
-    let holding = Arc::clone(&lease);
-    tokio::spawn(async move { holding.run().await });
+    let held = Arc::clone(&lease);
+    let holding = tokio::spawn(async move { held.run().await });
     let namespaces: BTreeSet<String> = args.watch_namespace.iter().cloned().collect();
     let watches = Watches::start(&client, &namespaces, &settings);
     let (reports, reported) = watch::channel(None);
     let controller_name = args.controller_name.clone();
-    tokio::spawn(
-        Writer {
-            client,
-            controller_name,
-            lease,
-        }
-        .run(reported),
-    );
-    Ok(tokio::spawn(watches.serve(
-        settings,
-        Arc::clone(admin),
-        reports,
-    )))
+    let writer = Writer {
+        client,
+        controller_name,
+        lease: Arc::clone(&lease),
+    };
+    tokio::spawn(writer.run(reported));
+    let watching = tokio::spawn(watches.serve(settings, Arc::clone(admin), reports));
+    Ok(Configured {
+        watching,
+        lease,
+        holding,
+    })
 }

@@ -96,6 +96,31 @@ impl Lease {
         *held = until;
     }
 
+    /// Lets go of the Lease, so that another replica need not wait until it runs out.
+    pub async fn release(&self) {
+        if !self.held() {
+            return;
+        }
+        self.set(None);
+        if let Err(error) = self.give_up().await {
+            warn!(%error, "lease for statuses could not be released; it runs out by itself");
+        }
+    }
+
+    async fn give_up(&self) -> kube::Result<()> {
+        let mut lease = self.api.get(LEASE_NAME).await?;
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() == Some(self.identity.as_str()) {
+            spec.holder_identity = Some(String::new());
+            settled(
+                self.api
+                    .replace(LEASE_NAME, &PostParams::default(), &lease)
+                    .await,
+            )?;
+        }
+        Ok(())
+    }
+
     async fn renew(&self, seen: &mut Option<Seen>) -> kube::Result<bool> {
         let Some(mut lease) = self.api.get_opt(LEASE_NAME).await? else {
             let metadata = ObjectMeta {
