@@ -17,6 +17,7 @@ use kube::{
         Controller,
         controller::{Action, Config},
         reflector::{ObjectRef, Store},
+        utils::Backoff,
         watcher,
     },
 };
@@ -32,6 +33,30 @@ const CONCURRENCY: u16 = 16;
 const DEBOUNCE: Duration = Duration::from_millis(50);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long nothing is watched after a watch broke. One pause is for all watches together, so it
+/// stays short: a kind that may not be watched must not hide what happens to the others.
+#[derive(Debug)]
+struct WatchPause(Duration);
+
+const WATCH_PAUSE_FIRST: Duration = Duration::from_millis(200);
+const WATCH_PAUSE_LONGEST: Duration = Duration::from_secs(2);
+
+impl Iterator for WatchPause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(WATCH_PAUSE_LONGEST);
+        Some(pause)
+    }
+}
+
+impl Backoff for WatchPause {
+    fn reset(&mut self) {
+        self.0 = WATCH_PAUSE_FIRST;
+    }
+}
 
 /// Reconciles until its future is dropped.
 pub async fn run(ctx: Arc<Ctx>, watch: Client) {
@@ -61,6 +86,7 @@ async fn control(ctx: Arc<Ctx>, watch: Client, namespace: Option<String>) {
                 .concurrency(CONCURRENCY)
                 .debounce(DEBOUNCE),
         )
+        .trigger_backoff(WatchPause(WATCH_PAUSE_FIRST))
         .owns(api::<Deployment>(&watch, place), ours.clone())
         .owns(api::<Service>(&watch, place), ours.clone())
         .owns(api::<ControllerRevision>(&watch, place), ours.clone())

@@ -1,6 +1,6 @@
 //! What the operator says of itself: logs and metrics.
 
-use std::fmt;
+use std::{fmt, io::IsTerminal as _};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -23,7 +23,8 @@ pub fn init_logs(format: LogFormat) {
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),
