@@ -8,6 +8,7 @@ use kube::{Api, api::DeleteParams};
 use serde_json::{Value, json};
 
 use crate::{
+    chart,
     cluster::Cluster,
     load::{log::Entry, stats::Stats},
     wait,
@@ -29,6 +30,8 @@ pub struct Plan {
     pub rate: f64,
     /// How many users ask.
     pub users: u32,
+    /// Value of the header Host; none: the target's.
+    pub host: Option<String>,
 }
 
 impl Plan {
@@ -40,7 +43,17 @@ impl Plan {
             body: None,
             rate: 100.0,
             users: 1000,
+            host: None,
         }
+    }
+
+    /// The same, by the router's own address: it stays when the model deployment goes.
+    #[must_use]
+    pub fn through_router(mut self) -> Self {
+        let host = self.target.trim_start_matches("http://").to_owned();
+        self.host = Some(host);
+        self.target = format!("http://{}.{}", chart::ROUTER, chart::NAMESPACE);
+        self
     }
 
     /// The same, so many in a second.
@@ -169,6 +182,7 @@ fn manifest(cluster: &Cluster, plan: &Plan) -> Value {
         format!("--rate={}", plan.rate),
         format!("--users={}", plan.users),
     ];
+    args.extend(plan.host.as_ref().map(|host| format!("--host={host}")));
     args.extend(plan.body.as_ref().map(|body| format!("--body={body}")));
     pod(cluster, NAME, &args)
 }

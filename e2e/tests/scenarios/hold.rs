@@ -1,0 +1,161 @@
+//! What cannot be seen neither advances nor rolls back.
+
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams},
+};
+use serde_json::json;
+use sluice_e2e::{
+    model_deployment::{self as md, quick, set, sim},
+    prometheus,
+};
+
+use crate::scenario::{DECIDED_WITHIN, Scenario, assert_no_failures, is_waiting, last_run};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_metric_that_is_missing_holds_the_step() -> anyhow::Result<()> {
+    let scenario = Scenario::begin("metric-missing").await?;
+    let blind = |args: &[&str]| {
+        let mut object = quick(sim(args));
+        let query = json!("sum(increase(no_such_metric_total{$(selector)}[$(window)]))");
+        set(
+            &mut object,
+            "/spec/guardrails/0/check/prometheus/value",
+            query.clone(),
+        )
+        .unwrap();
+        set(
+            &mut object,
+            "/spec/guardrails/0/check/prometheus/samples",
+            query,
+        )
+        .unwrap();
+        object
+    };
+    scenario.first(&blind(&["alpha=1ms"])).await?;
+    let load = scenario.load().await?;
+    scenario.apply(&blind(&["alpha=2ms"])).await?;
+    let held = scenario.waits_for("1/3", "NoData").await?;
+    assert_eq!(md::condition(&held, "GuardrailsHealthy").0, "False");
+    scenario
+        .stays("the hold", |object| is_waiting(object, "1/3", "NoData"))
+        .await?;
+    assert_no_failures(&load.stop().await?, &[]);
+    scenario.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_traffic_the_step_is_held_until_there_is_some() -> anyhow::Result<()> {
+    let scenario = Scenario::begin("no-traffic").await?;
+    scenario.first(&quick(sim(&["alpha=1ms"]))).await?;
+    scenario.apply(&quick(sim(&["alpha=2ms"]))).await?;
+    scenario.waits_for("1/3", "NoData").await?;
+    scenario
+        .stays("the hold", |object| is_waiting(object, "1/3", "NoData"))
+        .await?;
+    let load = scenario.load().await?;
+    scenario.watched.promoted(DECIDED_WITHIN).await?;
+    assert_no_failures(&load.stop().await?, &[]);
+    scenario.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_prometheus_the_step_is_held_until_it_is_back() -> anyhow::Result<()> {
+    let scenario = Scenario::begin("no-prometheus").await?;
+    scenario.first(&quick(sim(&["alpha=1ms"]))).await?;
+    let load = scenario.load().await?;
+    scenario.apply(&quick(sim(&["alpha=2ms"]))).await?;
+    scenario.watched.at_step(1, DECIDED_WITHIN).await?;
+    prometheus::scale(&scenario.cluster, 0).await?;
+    let held = scenario
+        .watched
+        .until("reason GuardrailError", DECIDED_WITHIN, |object| {
+            md::condition(object, "Ready").1 == "GuardrailError"
+        })
+        .await;
+    let step = held
+        .as_ref()
+        .ok()
+        .and_then(|object| object.status.clone()?.step);
+    let stayed = scenario
+        .stays("the hold", |object| {
+            let at = object
+                .status
+                .as_ref()
+                .and_then(|status| status.step.clone());
+            at == step && md::condition(object, "Ready").1 == "GuardrailError"
+        })
+        .await;
+    // Other tests need it again, whatever became of this one.
+    prometheus::scale(&scenario.cluster, 1).await?;
+    held?;
+    stayed?;
+    scenario.watched.promoted(DECIDED_WITHIN).await?;
+    assert_no_failures(&load.stop().await?, &[]);
+    scenario.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_that_loses_its_pods_gets_nothing_until_they_are_back() -> anyhow::Result<()> {
+    let scenario = Scenario::begin("pods-vanish").await?;
+    let slow = |args: &[&str]| {
+        let mut object = quick(sim(args));
+        set(
+            &mut object,
+            "/spec/rollout/canary/steps/1/hold",
+            json!("20s"),
+        )
+        .unwrap();
+        object
+    };
+    scenario.first(&slow(&["alpha=1ms"])).await?;
+    let load = scenario.load().await?;
+    scenario.apply(&slow(&["alpha=2ms"])).await?;
+    let canary = md::canary(&scenario.watched.at_step(2, DECIDED_WITHIN).await?);
+
+    // No pod may be made while the quota is used up, so those that go stay gone.
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
+        "spec": {"hard": {"pods": "0"}},
+    });
+    scenario.apply(&quota).await?;
+    let quotas: Api<ResourceQuota> =
+        Api::namespaced(scenario.cluster.client.clone(), &scenario.namespace);
+    let pods: Api<Pod> = Api::namespaced(scenario.cluster.client.clone(), &scenario.namespace);
+    let of_canary = ListParams::default().labels(&format!("sluice.dev/revision={canary}"));
+    pods.delete_collection(&DeleteParams::default().grace_period(5), &of_canary)
+        .await?;
+    let held = scenario
+        .watched
+        .until("weight 0% at step 2", DECIDED_WITHIN, |object| {
+            is_waiting(object, "2/3", "WaitingForReplicas")
+                && object
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.weight.clone())
+                    == Some("0%".into())
+        })
+        .await?;
+    assert_eq!(
+        held.status.unwrap().run.unwrap().earned_weight,
+        "25%".into()
+    );
+    scenario
+        .stays("the hold", |object| {
+            is_waiting(object, "2/3", "WaitingForReplicas")
+        })
+        .await?;
+    quotas.delete("none", &DeleteParams::default()).await?;
+    scenario.watched.promoted(DECIDED_WITHIN).await?;
+    let steps = [
+        "RunStarted 0%",
+        "StepStarted 5%",
+        "StepStarted 25%",
+        "StepStarted 100%",
+        "Promoted 100%",
+    ];
+    assert_eq!(last_run(&scenario.watched.get().await?), steps);
+    assert_no_failures(&load.stop().await?, &[]);
+    scenario.end().await
+}

@@ -1,0 +1,175 @@
+//! What every test begins and ends with.
+
+use std::{sync::Mutex, time::Duration};
+
+use crds::ModelDeployment;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, api::DeleteParams};
+use serde_json::Value;
+use sluice_e2e::{
+    chart,
+    cluster::Cluster,
+    load::stats::Stats,
+    load_pod::{LoadPod, Plan},
+    model_deployment::{self as md, Watched},
+    models, prometheus, wait,
+};
+use tokio::sync::MutexGuard;
+
+/// How long pods may take to come and serve.
+pub(crate) const SERVING_WITHIN: Duration = Duration::from_secs(90);
+/// How long a rollout with quick steps may take.
+pub(crate) const DECIDED_WITHIN: Duration = Duration::from_mins(2);
+/// How long nothing must happen before nothing counts as happening: several windows and intervals.
+pub(crate) const STILL_FOR: Duration = Duration::from_secs(12);
+
+/// There is one installation: one test at a time, whatever the number of threads.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// The values of the installation that this process made.
+static INSTALLED: Mutex<Option<Value>> = Mutex::new(None);
+
+/// One test, in a namespace of its own.
+pub(crate) struct Scenario {
+    pub(crate) cluster: Cluster,
+    pub(crate) namespace: String,
+    pub(crate) watched: Watched,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Scenario {
+    /// With the chart as it is installed by default.
+    pub(crate) async fn begin(name: &str) -> anyhow::Result<Self> {
+        let turn = TURN.lock().await;
+        let cluster = Cluster::connect().await?;
+        let values = chart::values(&cluster);
+        let scenario = Self::new(cluster, name, turn);
+        scenario.install(&values).await?;
+        scenario
+            .cluster
+            .fresh_namespace(&scenario.namespace)
+            .await?;
+        Ok(scenario)
+    }
+
+    fn new(cluster: Cluster, name: &str, turn: MutexGuard<'static, ()>) -> Self {
+        let namespace = format!("e2e-{name}");
+        let watched = Watched::new(&cluster, &namespace, md::NAME);
+        Self {
+            cluster,
+            namespace,
+            watched,
+            _turn: turn,
+        }
+    }
+
+    /// Brings the installation to these values, unless it has them.
+    pub(crate) async fn install(&self, values: &Value) -> anyhow::Result<()> {
+        if INSTALLED.lock().unwrap().as_ref() == Some(values) {
+            return Ok(());
+        }
+        prometheus::install(&self.cluster).await?;
+        *INSTALLED.lock().unwrap() = None;
+        chart::install(&self.cluster, values).await?;
+        *INSTALLED.lock().unwrap() = Some(values.clone());
+        Ok(())
+    }
+
+    /// The object of another name.
+    pub(crate) fn watch(&mut self, name: &str) {
+        self.watched = Watched::new(&self.cluster, &self.namespace, name);
+    }
+
+    pub(crate) async fn serve_models(&self) -> anyhow::Result<()> {
+        models::serve(&self.cluster, &self.namespace).await
+    }
+
+    pub(crate) async fn apply(&self, object: &Value) -> anyhow::Result<()> {
+        self.cluster.apply(&self.namespace, object).await.map(drop)
+    }
+
+    /// A first deployment that serves; gives its revision.
+    pub(crate) async fn first(&self, object: &Value) -> anyhow::Result<String> {
+        self.apply(object).await?;
+        self.watched.promoted(SERVING_WITHIN).await
+    }
+
+    /// Steady load on the object.
+    pub(crate) async fn load(&self) -> anyhow::Result<LoadPod> {
+        let plan = Plan::digits(&self.namespace, &self.watched.name);
+        LoadPod::start(&self.cluster, &self.namespace, &plan).await
+    }
+
+    /// The condition holds, and goes on holding.
+    pub(crate) async fn stays(
+        &self,
+        what: &str,
+        condition: impl Fn(&ModelDeployment) -> bool + Sync,
+    ) -> anyhow::Result<()> {
+        let broken = |object: Option<&ModelDeployment>| !object.is_some_and(&condition);
+        let watched = &self.watched;
+        match wait::until(&watched.api, &watched.name, what, STILL_FOR, broken).await {
+            Err(_) => Ok(()),
+            Ok(object) => {
+                let status = object.and_then(|object| object.status);
+                let status = serde_json::to_string_pretty(&status)?;
+                anyhow::bail!("{what} did not last; the status became {status}")
+            }
+        }
+    }
+
+    /// Waits until the object waits at a step for this reason.
+    pub(crate) async fn waits_for(
+        &self,
+        step: &str,
+        reason: &str,
+    ) -> anyhow::Result<ModelDeployment> {
+        let what = format!("reason {reason} at step {step}");
+        let waits = |object: &ModelDeployment| is_waiting(object, step, reason);
+        self.watched.until(&what, DECIDED_WITHIN, waits).await
+    }
+
+    /// Takes the namespace away.
+    pub(crate) async fn end(self) -> anyhow::Result<()> {
+        let api: Api<Namespace> = Api::all(self.cluster.client.clone());
+        api.delete(&self.namespace, &DeleteParams::default())
+            .await?;
+        Ok(())
+    }
+}
+
+/// Whether the object waits at a step for this reason.
+pub(crate) fn is_waiting(object: &ModelDeployment, step: &str, reason: &str) -> bool {
+    let at = object
+        .status
+        .as_ref()
+        .and_then(|status| status.step.as_deref());
+    at == Some(step) && md::condition(object, "Ready").1 == reason
+}
+
+/// Nobody got anything but an answer with success, except from the revisions that are named.
+pub(crate) fn assert_no_failures(stats: &Stats, except: &[&str]) {
+    let fine = stats
+        .revisions
+        .iter()
+        .all(|(revision, stats)| stats.failed() == 0 || except.contains(&revision.as_str()));
+    assert!(
+        fine && stats.failed_without_revision == 0
+            && stats.unattributed == 0
+            && stats.unanswered == 0,
+        "requests failed: {stats:#?}"
+    );
+    assert_eq!(
+        stats.skipped, 0,
+        "the load driver could not keep up: {stats:#?}"
+    );
+}
+
+/// The names of the decisions of the last run, oldest first.
+pub(crate) fn last_run(object: &ModelDeployment) -> Vec<String> {
+    let decisions = object.status.clone().unwrap_or_default().decisions;
+    let run = decisions.iter().rev().find_map(|record| record.run.clone());
+    let of_run = decisions.into_iter().filter(|record| record.run == run);
+    of_run
+        .map(|record| format!("{} {}", record.decision, record.weight.0))
+        .collect()
+}
