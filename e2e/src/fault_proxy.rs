@@ -4,7 +4,7 @@
 //! Plain HTTP in, the cluster's own TLS out. The caller's credentials pass through; the proxy adds
 //! none when it runs in a pod. Answers are streamed, so watches work.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -30,13 +30,16 @@ pub struct FaultProxy {
     /// Port on which faults are armed.
     #[arg(long, default_value_t = 8080)]
     pub control_port: u16,
+    /// Address to listen on; in a pod, all of them.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub address: IpAddr,
 }
 
 /// Runs until SIGTERM.
 pub async fn run(args: FaultProxy) -> anyhow::Result<()> {
     let (listener, control) = (
-        serve::listen(args.port).await?,
-        serve::listen(args.control_port).await?,
+        serve::listen(args.address, args.port).await?,
+        serve::listen(args.address, args.control_port).await?,
     );
     let config = upstream().await?;
     tracing::info!(port = args.port, upstream = %config.cluster_url, "forwarding");

@@ -1,7 +1,7 @@
 //! A file server for model artifacts, in place of an object store.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Component, Path, PathBuf},
 };
 
@@ -27,6 +27,9 @@ pub struct Files {
     /// Port to listen on.
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
+    /// Address to listen on; in a pod, all of them.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub address: IpAddr,
 }
 
 /// Serves until SIGTERM.
@@ -35,7 +38,7 @@ pub async fn run(args: Files) -> anyhow::Result<()> {
         .dir
         .canonicalize()
         .with_context(|| format!("cannot read the folder {}", args.dir.display()))?;
-    let listener = serve::listen(args.port).await?;
+    let listener = serve::listen(args.address, args.port).await?;
     tracing::info!(port = args.port, dir = %root.display(), "serving files");
     serve_files(listener, serve::ended()?, root).await;
     Ok(())

@@ -4,7 +4,7 @@
 //! Open loop: a slow server does not slow the sender down, up to a bound on requests in flight;
 //! what that bound keeps from being sent is counted.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -67,11 +67,14 @@ pub struct Load {
     /// Port of the control listener.
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
+    /// Address to listen on; in a pod, all of them.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub address: IpAddr,
 }
 
 /// Sends until SIGTERM.
 pub async fn run(args: Load) -> anyhow::Result<()> {
-    let listener = serve::listen(args.port).await?;
+    let listener = serve::listen(args.address, args.port).await?;
     run_on(args, listener, serve::ended()?).await
 }
 

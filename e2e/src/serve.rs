@@ -1,7 +1,12 @@
 //! A plain HTTP/1.1 server: one listener, one function, graceful end.
 
 use std::{
-    convert::Infallible, error::Error, fmt, future::Future, net::SocketAddr, time::Duration,
+    convert::Infallible,
+    error::Error,
+    fmt,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -57,11 +62,11 @@ pub fn ended() -> anyhow::Result<watch::Receiver<bool>> {
     Ok(receiver)
 }
 
-/// Listens on all addresses.
-pub async fn listen(port: u16) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(("0.0.0.0", port))
+/// Listens on an address.
+pub async fn listen(address: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
+    TcpListener::bind((address, port))
         .await
-        .with_context(|| format!("cannot listen on port {port}; is it taken?"))
+        .with_context(|| format!("cannot listen on port {port} of {address}; is it taken?"))
 }
 
 /// Serves until `end` is true, then finishes what is under way.
