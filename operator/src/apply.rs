@@ -2,6 +2,7 @@
 
 use crds::{
     ModelDeployment,
+    gateway::HttpRoute,
     names::{MANAGER_REVISIONS, MANAGER_TRAFFIC, MANAGER_WORKLOAD},
 };
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use rollout::{
     action::{Action, Route},
@@ -21,7 +22,7 @@ use serde_json::json;
 
 use crate::{
     ctx::Ctx,
-    error::{Error, exists_is_fine, none_is_fine},
+    error::{Failure, exists_is_fine, none_is_fine},
     observe::{RouteObject, Sight},
     owner::Owner,
     revisions::{self, Saved},
@@ -44,7 +45,7 @@ pub async fn apply(
     deployment: &ModelDeployment,
     sight: &Sight,
     actions: impl Iterator<Item = &Action>,
-) -> Result<(), Error> {
+) -> Result<(), Failure> {
     let hand = Hand {
         ctx,
         deployment,
@@ -70,7 +71,7 @@ struct Hand<'a> {
 }
 
 impl Hand<'_> {
-    async fn act(&self, action: &Action) -> Result<(), Error> {
+    async fn act(&self, action: &Action) -> Result<(), Failure> {
         match action {
             Action::SaveRevision { revision } => self.save_revision(revision).await,
             Action::SavePlan { name, plan } => self.save_plan(name, plan).await,
@@ -85,10 +86,10 @@ impl Hand<'_> {
         }
     }
 
-    async fn save_revision(&self, revision: &str) -> Result<(), Error> {
+    async fn save_revision(&self, revision: &str) -> Result<(), Failure> {
         let seen = &self.sight.observation;
         if seen.wanted.revision != revision {
-            return Err(Error::Stale {
+            return Err(Failure::Stale {
                 what: format!("save revision {revision}"),
             });
         }
@@ -105,22 +106,26 @@ impl Hand<'_> {
         self.create_revision(&object, revision).await
     }
 
-    async fn save_plan(&self, name: &str, plan: &Plan) -> Result<(), Error> {
+    async fn save_plan(&self, name: &str, plan: &Plan) -> Result<(), Failure> {
         let object = revisions::plan_object(&self.owner, name, plan);
         self.create_revision(&object, name).await
     }
 
-    async fn create_revision(&self, object: &ControllerRevision, name: &str) -> Result<(), Error> {
+    async fn create_revision(
+        &self,
+        object: &ControllerRevision,
+        name: &str,
+    ) -> Result<(), Failure> {
         let params = created_by(MANAGER_REVISIONS);
         let created = self.revisions().create(&params, object).await;
         exists_is_fine(created)
             .map(drop)
-            .map_err(Error::api(format!("create ControllerRevision {name}")))
+            .map_err(Failure::api(format!("create ControllerRevision {name}")))
     }
 
     /// A Deployment that is there keeps its pod template: another release of the operator, or other
     /// flags, must not restart pods.
-    async fn ensure_track(&self, revision: &str, replicas: u32) -> Result<(), Error> {
+    async fn ensure_track(&self, revision: &str, replicas: u32) -> Result<(), Failure> {
         let deployments: Api<Deployment> = self.ctx.api(&self.owner.namespace);
         if self.sight.observation.tracks.contains_key(revision) {
             let scaled = Patch::Merge(json!({ "spec": { "replicas": replicas } }));
@@ -131,14 +136,14 @@ impl Hand<'_> {
             deployments
                 .patch(revision, &params, &scaled)
                 .await
-                .map_err(Error::api(format!("scale Deployment {revision}")))?;
+                .map_err(Failure::api(format!("scale Deployment {revision}")))?;
         } else {
             let object = self
                 .revisions()
                 .get(revision)
                 .await
-                .map_err(Error::api(format!("read ControllerRevision {revision}")))?;
-            let saved = Saved::read(&object).map_err(Error::Bug)?;
+                .map_err(Failure::api(format!("read ControllerRevision {revision}")))?;
+            let saved = Saved::read(&object).map_err(Failure::Bug)?;
             let built =
                 build_deployment(&self.owner, revision, replicas, &saved, &self.pod_options())?;
             deployments
@@ -148,7 +153,7 @@ impl Hand<'_> {
                     &Patch::Apply(&built),
                 )
                 .await
-                .map_err(Error::api(format!("apply Deployment {revision}")))?;
+                .map_err(Failure::api(format!("apply Deployment {revision}")))?;
         }
         let built = service::service(&self.owner, revision);
         self.services()
@@ -158,7 +163,7 @@ impl Hand<'_> {
                 &Patch::Apply(&built),
             )
             .await
-            .map_err(Error::api(format!("apply Service {revision}")))?;
+            .map_err(Failure::api(format!("apply Service {revision}")))?;
         Ok(())
     }
 
@@ -177,18 +182,16 @@ impl Hand<'_> {
     /// One patch: weights, split and mark are never apart. A write that widens names the version
     /// that it was decided from, so that it never overtakes another; one that narrows is never
     /// refused for that.
-    async fn apply_route(&self, route: &Route) -> Result<(), Error> {
+    async fn apply_route(&self, route: &Route) -> Result<(), Failure> {
         let what = || format!("apply HTTPRoute {}", self.owner.name);
         let version = match (&self.sight.route, route.widens) {
             (RouteObject::At(version), true) => Some(version.as_str()),
-            (RouteObject::Unknown, true) => return Err(Error::Stale { what: what() }),
+            (RouteObject::Unknown, true) => return Err(Failure::Stale { what: what() }),
             (RouteObject::Missing, true) | (_, false) => None,
         };
         let manifest = http_route::manifest(&self.owner, route, version)
-            .map_err(|error| Error::Bug(error.to_string()))?;
-        let kind = http_route::resource();
-        let routes: Api<DynamicObject> =
-            Api::namespaced_with(self.ctx.client.clone(), &self.owner.namespace, &kind);
+            .map_err(|error| Failure::Bug(error.to_string()))?;
+        let routes: Api<HttpRoute> = self.ctx.api(&self.owner.namespace);
         routes
             .patch(
                 &self.owner.name,
@@ -196,13 +199,13 @@ impl Hand<'_> {
                 &Patch::Apply(&manifest),
             )
             .await
-            .map_err(Error::api(what()))?;
+            .map_err(Failure::api(what()))?;
         Ok(())
     }
 
     /// A Service that is not there is created, not applied: if somebody else makes one of that name
     /// first, theirs stays.
-    async fn ensure_address(&self) -> Result<(), Error> {
+    async fn ensure_address(&self) -> Result<(), Failure> {
         let config = &self.ctx.config;
         let Some(router) = &config.router_service else {
             return Ok(());
@@ -216,18 +219,18 @@ impl Hand<'_> {
             self.services()
                 .patch(name, &params, &Patch::Apply(&built))
                 .await
-                .map_err(Error::api(what))?;
+                .map_err(Failure::api(what))?;
         } else {
             let params = created_by(MANAGER_TRAFFIC);
             self.services()
                 .create(&params, &built)
                 .await
-                .map_err(Error::api(what))?;
+                .map_err(Failure::api(what))?;
         }
         Ok(())
     }
 
-    async fn mark_stable(&self, revision: &str, since: Timestamp) -> Result<(), Error> {
+    async fn mark_stable(&self, revision: &str, since: Timestamp) -> Result<(), Failure> {
         let params = PatchParams {
             field_manager: Some(MANAGER_REVISIONS.to_owned()),
             ..PatchParams::default()
@@ -239,29 +242,29 @@ impl Hand<'_> {
                 &Patch::Merge(revisions::stable_mark(since)),
             )
             .await
-            .map_err(Error::api(format!(
+            .map_err(Failure::api(format!(
                 "mark ControllerRevision {revision} stable"
             )))?;
         Ok(())
     }
 
-    async fn remove_track(&self, revision: &str) -> Result<(), Error> {
+    async fn remove_track(&self, revision: &str) -> Result<(), Failure> {
         let deployments: Api<Deployment> = self.ctx.api(&self.owner.namespace);
         let params = DeleteParams::background();
         none_is_fine(deployments.delete(revision, &params).await)
-            .map_err(Error::api(format!("delete Deployment {revision}")))?;
+            .map_err(Failure::api(format!("delete Deployment {revision}")))?;
         none_is_fine(self.services().delete(revision, &params).await)
-            .map_err(Error::api(format!("delete Service {revision}")))?;
+            .map_err(Failure::api(format!("delete Service {revision}")))?;
         Ok(())
     }
 
-    async fn forget(&self, name: &str) -> Result<(), Error> {
+    async fn forget(&self, name: &str) -> Result<(), Failure> {
         none_is_fine(
             self.revisions()
                 .delete(name, &DeleteParams::background())
                 .await,
         )
-        .map_err(Error::api(format!("delete ControllerRevision {name}")))?;
+        .map_err(Failure::api(format!("delete ControllerRevision {name}")))?;
         Ok(())
     }
 

@@ -25,7 +25,7 @@ pub struct Args {
     /// Address of metrics and health.
     #[arg(long, default_value = "0.0.0.0:9090")]
     pub admin: SocketAddr,
-    /// Folder of manifests that the leader applies: GatewayClass, Gateway, MetricSource.
+    /// Folder of manifests that the leader applies: `GatewayClass`, Gateway, `MetricSource`.
     #[arg(long)]
     pub defaults_dir: Option<PathBuf>,
     /// Image of the inference pod, for engines onnx and sim.
@@ -43,7 +43,7 @@ pub struct Args {
     /// The cluster's DNS domain.
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
-    /// Folder with one folder of credentials for each name that a MetricSource may mount.
+    /// Folder with one folder of credentials for each name that a `MetricSource` may mount.
     #[arg(long)]
     pub metric_credentials_dir: Option<PathBuf>,
     /// Form of the log lines.

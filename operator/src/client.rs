@@ -41,8 +41,8 @@ pub struct Clients {
 }
 
 impl fmt::Debug for Clients {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Clients").finish_non_exhaustive()
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clients").finish_non_exhaustive()
     }
 }
 
@@ -155,17 +155,15 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if let Some(verb) = verb(&request) {
+    fn call(&mut self, req: Request<Body>) -> Self::Future {
+        if let Some(verb) = verb(&req) {
             let leadership = self.layer.leadership.as_ref();
             if leadership.is_some_and(|leadership| !leadership.holds(clock::monotonic())) {
                 return Either::Right(future::ready(Err(NotLeading.into())));
             }
-            self.layer
-                .telemetry
-                .wrote(&kind(request.uri().path()), verb);
+            self.layer.telemetry.wrote(&kind(req.uri().path()), verb);
         }
-        Either::Left(self.inner.call(request))
+        Either::Left(self.inner.call(req))
     }
 }
 

@@ -23,7 +23,7 @@ use kube::{
 };
 use rand::RngExt as _;
 
-use crate::{ctx::Ctx, error::Error, reconcile::reconcile};
+use crate::{ctx::Ctx, error::Failure, reconcile::reconcile};
 
 /// How long the API server lets a watch live: a dead connection is noticed five seconds later.
 const WATCH_SECONDS: u32 = 50;
@@ -128,7 +128,7 @@ fn everyone(store: &Store<ModelDeployment>) -> Vec<ObjectRef<ModelDeployment>> {
     clippy::needless_pass_by_value,
     reason = "the signature that the controller calls"
 )]
-fn retry(object: Arc<ModelDeployment>, _: &Error, ctx: Arc<Ctx>) -> Action {
+fn retry(object: Arc<ModelDeployment>, _: &Failure, ctx: Arc<Ctx>) -> Action {
     let failures = ctx.memory.with(&object, |entry| {
         entry.failures = entry.failures.saturating_add(1);
         entry.failures

@@ -16,6 +16,8 @@ pub struct Ctx {
     pub client: Client,
     /// The flags.
     pub config: Config,
+    /// Namespace of the operator itself.
+    pub home: String,
     /// What is remembered of each object.
     pub memory: Memory,
     /// Metrics of the operator itself.
@@ -27,9 +29,8 @@ pub struct Ctx {
 }
 
 impl fmt::Debug for Ctx {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Ctx")
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ctx")
             .field("config", &self.config)
             .finish_non_exhaustive()
     }

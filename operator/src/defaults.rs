@@ -1,4 +1,4 @@
-//! Objects of kinds that the chart itself installs (GatewayClass, Gateway, MetricSource): a chart
+//! Objects of kinds that the chart itself installs (`GatewayClass`, Gateway, `MetricSource`): a chart
 //! cannot install both at once, so the leader applies them from mounted files.
 
 use std::{
@@ -16,41 +16,34 @@ use kube::{
 use serde::Deserialize as _;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// Applies every manifest of a folder, and tries again what fails until all are there.
 pub async fn apply(client: &Client, folder: &Path, namespace: &str) {
     let mut pause = FIRST_PAUSE;
-    loop {
-        match apply_once(client, folder, namespace).await {
-            Ok(count) => {
-                tracing::info!(count, folder = %folder.display(), "defaults applied");
-                return;
-            }
-            Err(error) => {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "cannot apply the defaults yet"
-                );
-            }
-        }
+    while let Err(error) = apply_once(client, folder, namespace).await {
+        report(&error);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+    tracing::info!(folder = %folder.display(), "defaults applied");
+}
+
+fn report(error: &anyhow::Error) {
+    tracing::error!(
+        error = format!("{error:#}"),
+        "cannot apply the defaults yet"
+    );
 }
 
 /// Applies all that can be; the first failure is returned once the others had their turn.
-async fn apply_once(client: &Client, folder: &Path, namespace: &str) -> anyhow::Result<usize> {
-    let objects = read(folder)?;
-    let count = objects.len();
-    let mut outcome = Ok(count);
-    for (file, object) in objects {
+async fn apply_once(client: &Client, folder: &Path, namespace: &str) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
+    for (file, object) in read(folder)? {
         let applied = apply_object(client, object, namespace)
             .await
             .with_context(|| format!("{}", file.display()));
-        if let Err(error) = applied {
-            outcome = outcome.and(Err(error));
-        }
+        outcome = outcome.and(applied);
     }
     outcome
 }

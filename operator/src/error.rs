@@ -4,7 +4,7 @@ use rollout::plan::SpecError;
 
 /// A failed reconcile.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum Failure {
     /// The API server refused or did not answer.
     #[error("cannot {what}: {source}")]
     Api {
@@ -53,7 +53,7 @@ impl Class {
     }
 }
 
-impl Error {
+impl Failure {
     /// Names what was tried.
     pub fn api(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         let what = what.into();

@@ -26,20 +26,14 @@ pub async fn announce(
     decision: &Decision,
     now: Timestamp,
 ) {
-    let record = decision
+    if let Some(record) = decision
         .next
         .decisions
         .last()
-        .filter(|_| decision.is_transition);
-    if let Some(record) = record {
+        .filter(|_| decision.is_transition)
+    {
         ctx.telemetry.transition(&record.decision);
-        tracing::info!(
-            decision = record.decision,
-            revision = record.revision,
-            weight = record.weight.0,
-            message = record.message,
-            "transition"
-        );
+        log(record);
     }
     let announced = ctx.memory.with(deployment, |entry| entry.announced);
     let owner = Owner::of(deployment);
@@ -49,16 +43,23 @@ pub async fn announce(
             .api::<Event>(&owner.namespace)
             .create(&PostParams::default(), &event)
             .await;
-        match error::exists_is_fine(created) {
-            Ok(_) => ctx
-                .memory
-                .with(deployment, |entry| entry.announced = Some(record.id)),
-            Err(error) => {
-                tracing::warn!(%error, decision = record.decision, "cannot write an Event");
-                return;
-            }
+        if let Err(error) = error::exists_is_fine(created) {
+            tracing::warn!(%error, decision = record.decision, "cannot write an Event");
+            return;
         }
+        ctx.memory
+            .with(deployment, |entry| entry.announced = Some(record.id));
     }
+}
+
+fn log(record: &DecisionRecord) {
+    tracing::info!(
+        decision = record.decision,
+        revision = record.revision,
+        weight = record.weight.0,
+        why = record.message,
+        "transition"
+    );
 }
 
 /// The decisions that are still to be announced.

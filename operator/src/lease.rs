@@ -97,20 +97,23 @@ impl Elector {
 
     /// Waits until this process leads.
     pub async fn acquire(&mut self) {
-        loop {
-            match self.try_acquire().await {
-                Ok(true) => {
-                    tracing::info!(lease = self.name, identity = self.identity, "leading");
-                    return;
-                }
-                Ok(false) => {}
-                Err(error) if error::code(&error) == Some(409) => {}
-                Err(error) => {
-                    tracing::warn!(lease = self.name, %error, "cannot look at the lease");
-                }
-            }
+        while !self
+            .try_acquire()
+            .await
+            .unwrap_or_else(|error| self.report(&error))
+        {
             sleep(LOOK_EVERY).await;
         }
+        tracing::info!(lease = self.name, identity = self.identity, "leading");
+    }
+
+    /// A lease that cannot be looked at is not held. One that somebody else was faster to write is
+    /// no trouble.
+    fn report(&self, error: &kube::Error) -> bool {
+        if error::code(error) != Some(409) {
+            tracing::warn!(lease = self.name, %error, "cannot look at the lease");
+        }
+        false
     }
 
     async fn try_acquire(&mut self) -> Result<bool, kube::Error> {
@@ -172,12 +175,16 @@ impl Elector {
             spec.renew_time = Some(MicroTime(clock::now()));
         }
         let params = PostParams::default();
-        let released = self.leases.replace(&self.name, &params, &lease);
-        match timeout(RELEASE_TIMEOUT, released).await {
-            Ok(Ok(_)) => tracing::info!(lease = self.name, "released the lease"),
-            Ok(Err(error)) => tracing::warn!(lease = self.name, %error, "cannot release the lease"),
-            Err(_) => tracing::warn!(lease = self.name, "releasing the lease took too long"),
-        }
+        let released = timeout(
+            RELEASE_TIMEOUT,
+            self.leases.replace(&self.name, &params, &lease),
+        );
+        let problem = match released.await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(late) => Some(late.to_string()),
+        };
+        tracing::info!(lease = self.name, problem, "released the lease");
     }
 
     fn lost(&self, why: String) -> Lost {

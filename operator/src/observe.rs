@@ -111,7 +111,7 @@ pub async fn observe(
         state,
         read_route.as_ref().and_then(Option::as_ref),
     );
-    let judging = judgements::judgements(ctx, deployment, state, &frozen, &sources, now);
+    let judging = judgements::judgements(ctx, deployment, (state, &frozen), &sources, now);
     let (applied, judgements) = tokio::join!(looking_at_route, judging);
 
     let observation = Observation {
@@ -206,7 +206,7 @@ fn frozen(
     }
 }
 
-/// The MetricSources that the wanted and the frozen plan name.
+/// Each `MetricSource` that the wanted and the frozen plan name.
 async fn sources(
     ctx: &Ctx,
     owner: &Owner,

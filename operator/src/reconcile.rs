@@ -11,46 +11,46 @@ use crate::{
     apply::{self, apply},
     clock,
     ctx::Ctx,
-    error::{Class, Error},
+    error::{Class, Failure},
     events::announce,
     observe::observe,
     record::{Recorded, record},
 };
 
 /// Looks at an object: observes, decides, records, acts.
-pub async fn reconcile(object: Arc<ModelDeployment>, ctx: Arc<Ctx>) -> Result<Action, Error> {
+pub async fn reconcile(object: Arc<ModelDeployment>, ctx: Arc<Ctx>) -> Result<Action, Failure> {
     let span = tracing::info_span!(
         "reconcile",
         namespace = object.namespace(),
         name = object.name_any()
     );
     let started = clock::monotonic();
-    let outcome = look(&object, &ctx).instrument(span.clone()).await;
+    // On the heap: what one look holds is large, and few look at a time.
+    let outcome = Box::pin(look(&object, &ctx)).instrument(span.clone()).await;
     let seconds = started.elapsed().as_secs_f64();
-    let _entered = span.entered();
-    let result = match &outcome {
-        Ok(_) => "ok",
-        Err(error) => error.class().name(),
-    };
-    ctx.telemetry.reconciled(result, seconds);
-    match outcome {
-        Ok(action) => {
-            tracing::debug!(seconds, "reconciled");
+    match &outcome {
+        Ok(_) => {
+            ctx.telemetry.reconciled("ok", seconds);
             ctx.memory.with(&object, |entry| entry.failures = 0);
-            Ok(action)
+            span.in_scope(|| tracing::debug!(seconds, "reconciled"));
         }
-        Err(error) => {
-            match error.class() {
-                Class::Conflict => tracing::debug!(%error, "looking again"),
-                Class::Transient | Class::User => tracing::warn!(%error, "reconcile failed"),
-                Class::Bug => tracing::error!(%error, "reconcile failed"),
-            }
-            Err(error)
+        Err(failure) => {
+            ctx.telemetry.reconciled(failure.class().name(), seconds);
+            span.in_scope(|| report(failure));
         }
+    }
+    outcome
+}
+
+/// A conflict is part of the work; the metrics count it.
+fn report(failure: &Failure) {
+    let class = failure.class();
+    if class != Class::Conflict {
+        tracing::warn!(%failure, class = class.name(), "reconcile failed");
     }
 }
 
-async fn look(object: &ModelDeployment, ctx: &Ctx) -> Result<Action, Error> {
+async fn look(object: &ModelDeployment, ctx: &Ctx) -> Result<Action, Failure> {
     let Some(deployment) = fresh(object, ctx).await? else {
         return Ok(Action::await_change());
     };
@@ -85,13 +85,13 @@ async fn look(object: &ModelDeployment, ctx: &Ctx) -> Result<Action, Error> {
 
 /// The object as the API server has it: the watch may lag behind our own last record, and what was
 /// decided from an older one would be decided twice.
-async fn fresh(object: &ModelDeployment, ctx: &Ctx) -> Result<Option<ModelDeployment>, Error> {
+async fn fresh(object: &ModelDeployment, ctx: &Ctx) -> Result<Option<ModelDeployment>, Failure> {
     let namespace = object.namespace().unwrap_or_default();
     let fresh = ctx
         .api::<ModelDeployment>(&namespace)
         .get_opt(&object.name_any())
         .await
-        .map_err(Error::api("read the ModelDeployment"))?;
+        .map_err(Failure::api("read the ModelDeployment"))?;
     // What is being deleted takes everything along by owner references.
     Ok(fresh.filter(|fresh| fresh.metadata.deletion_timestamp.is_none()))
 }

@@ -3,7 +3,7 @@
 use crds::{ModelDeployment, ModelDeploymentStatus};
 use kube::{ResourceExt as _, api::PostParams};
 
-use crate::{ctx::Ctx, error, error::Error};
+use crate::{ctx::Ctx, error, error::Failure};
 
 /// What became of a record.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub enum Recorded {
     /// The object is gone.
     Gone,
     /// It was refused, or nobody answered.
-    Refused(Error),
+    Refused(Failure),
 }
 
 /// Writes the status if it differs. The object's `resourceVersion` goes with it: who decided from
@@ -38,6 +38,6 @@ pub async fn record(
     match written {
         Ok(_) => Recorded::Done,
         Err(error) if error::code(&error) == Some(404) => Recorded::Gone,
-        Err(error) => Recorded::Refused(Error::api("record the decision in the status")(error)),
+        Err(error) => Recorded::Refused(Failure::api("record the decision in the status")(error)),
     }
 }

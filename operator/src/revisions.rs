@@ -67,7 +67,7 @@ fn seen(object: &ControllerRevision) -> SeenRevision {
 
 /// A revision as it is saved: what its pods are made from, however often, whatever the spec says by
 /// then.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
     /// The model, as its author wrote it.
     pub model: Value,

@@ -52,33 +52,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     admin.start(config.admin).await?;
 
-    let kubeconfig = kube::Config::infer()
-        .await
-        .context("no cluster: neither a kubeconfig nor a service account is there")?;
-    let leadership = Arc::new(Leadership::default());
-    let clients = Clients::new(&kubeconfig, &telemetry, &leadership)
-        .context("the client configuration cannot be used")?;
-    let namespace = config
-        .pod_namespace
-        .clone()
-        .unwrap_or_else(|| kubeconfig.default_namespace.clone());
-    let mut elector = Elector::new(
-        Api::namespaced(clients.free.clone(), &namespace),
-        &config.lease_name,
-        &config.pod_name,
-        config.lease_duration,
-        leadership,
-    );
-    let ctx = Arc::new(Ctx {
-        client: clients.fenced.clone(),
-        memory: Memory::default(),
-        telemetry: Arc::clone(&telemetry),
-        prometheus: Prometheus::new(config.metric_credentials_dir.clone())?,
-        routers: Routers::new(config.router_service.clone())?,
-        config,
-    });
-
     let mut stop = std::pin::pin!(stopped()?);
+    let (ctx, clients, mut elector) = connect(config, &telemetry).await?;
     tokio::select! {
         () = &mut stop => return Ok(()),
         () = wait_for_apis(&clients.free, &health) => {}
@@ -87,23 +62,57 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         () = &mut stop => return Ok(()),
         () = elector.acquire() => telemetry.leading(true),
     }
-    let outcome = tokio::select! {
-        () = &mut stop => Ok(()),
-        lost = elector.keep() => Err(anyhow::Error::new(lost)),
-        () = work(ctx, clients.watch, namespace) => Err(anyhow::anyhow!("all watches ended")),
+    let lost = tokio::select! {
+        () = &mut stop => None,
+        lost = elector.keep() => Some(lost),
+        () = work(ctx, clients.watch) => anyhow::bail!("all watches ended"),
     };
     telemetry.leading(false);
-    if outcome.is_ok() {
-        elector.release().await;
+    match lost {
+        None => elector.release().await,
+        // Another process may be at work already: go at once.
+        Some(lost) => return Err(lost.into()),
     }
-    outcome
+    Ok(())
+}
+
+/// What the operator works with.
+async fn connect(
+    config: Config,
+    telemetry: &Arc<Telemetry>,
+) -> anyhow::Result<(Arc<Ctx>, Clients, Elector)> {
+    let kubeconfig = kube::Config::infer()
+        .await
+        .context("no cluster: neither a kubeconfig nor a service account is there")?;
+    let leadership = Arc::new(Leadership::default());
+    let clients = Clients::new(&kubeconfig, telemetry, &leadership)
+        .context("the client configuration cannot be used")?;
+    let home = config.pod_namespace.clone();
+    let home = home.unwrap_or_else(|| kubeconfig.default_namespace.clone());
+    let elector = Elector::new(
+        Api::namespaced(clients.free.clone(), &home),
+        &config.lease_name,
+        &config.pod_name,
+        config.lease_duration,
+        leadership,
+    );
+    let ctx = Arc::new(Ctx {
+        client: clients.fenced.clone(),
+        memory: Memory::default(),
+        telemetry: Arc::clone(telemetry),
+        prometheus: Prometheus::new(config.metric_credentials_dir.clone())?,
+        routers: Routers::new(config.router_service.clone())?,
+        home,
+        config,
+    });
+    Ok((ctx, clients, elector))
 }
 
 /// What a leader does.
-async fn work(ctx: Arc<Ctx>, watch: Client, namespace: String) {
+async fn work(ctx: Arc<Ctx>, watch: Client) {
     let defaults = async {
         if let Some(folder) = &ctx.config.defaults_dir {
-            defaults::apply(&ctx.client, folder, &namespace).await;
+            defaults::apply(&ctx.client, folder, &ctx.home).await;
         }
         // The defaults are one errand; leading goes on.
         std::future::pending::<()>().await;

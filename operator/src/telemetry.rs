@@ -59,8 +59,8 @@ struct WriteLabels {
 }
 
 impl fmt::Debug for Telemetry {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Telemetry").finish_non_exhaustive()
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").finish_non_exhaustive()
     }
 }
 
@@ -145,7 +145,7 @@ impl Telemetry {
         self.writes.get_or_create(&labels).inc();
     }
 
-    /// All metrics in the OpenMetrics text form.
+    /// All metrics in the `OpenMetrics` text form.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;

@@ -18,8 +18,7 @@ use crate::{ctx::Ctx, metrics::source::Lookup, owner::Owner};
 pub(super) async fn judgements(
     ctx: &Ctx,
     deployment: &ModelDeployment,
-    state: Option<&State>,
-    frozen: &Frozen,
+    (state, frozen): (Option<&State>, &Frozen),
     sources: &BTreeMap<String, Lookup>,
     now: Timestamp,
 ) -> Vec<Judgement> {

@@ -171,7 +171,7 @@ fn addresses(slices: &[EndpointSlice]) -> Vec<String> {
             .endpoints
             .iter()
             .filter(is_ready)
-            .flat_map(|one| one.addresses.first())
+            .filter_map(|one| one.addresses.first())
         {
             let is_v6 = address
                 .parse::<IpAddr>()

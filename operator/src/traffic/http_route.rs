@@ -4,15 +4,21 @@ use std::collections::BTreeMap;
 
 use crds::{
     contract::{self, Mark, Split},
-    gateway::{HttpRoute, HttpRouteSpec, ParentReference},
+    gateway::{
+        HttpBackendRef, HttpRoute, HttpRouteRule, HttpRouteSpec, HttpRouteTimeouts, ParentReference,
+    },
 };
-use kube::{Resource as _, ResourceExt as _, api::DynamicObject, core::ApiResource};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{
+    ResourceExt as _,
+    api::{ApiResource, DynamicObject},
+};
 use rollout::{
     action::Route,
     observation::{RouteShape, SeenRule},
 };
 use serde::Deserialize as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::owner::Owner;
 
@@ -30,49 +36,59 @@ pub fn manifest(
     owner: &Owner,
     route: &Route,
     version: Option<&str>,
-) -> Result<Value, serde_json::Error> {
-    let weights = match &route.canary {
-        None => vec![(&route.stable, 1)],
+) -> Result<HttpRoute, serde_json::Error> {
+    let backends = match &route.canary {
+        None => vec![backend(&route.stable, 1)],
         Some((canary, weight)) => {
             let (rest, own) = weight.whole_numbers();
-            vec![(&route.stable, rest), (canary, own)]
+            vec![backend(&route.stable, rest), backend(canary, own)]
         }
     };
-    let backends: Vec<Value> = weights
-        .into_iter()
-        .map(|(name, weight)| {
-            json!({
-                "group": "", "kind": "Service", "name": name,
-                "port": contract::SERVICE_PORT, "weight": weight,
-            })
-        })
-        .collect();
-    let mut rule = json!({ "backendRefs": backends });
-    if let Some(request) = &route.shape.request_timeout {
-        rule["timeouts"] = json!({ "request": request });
-    }
-    let mut annotations = BTreeMap::from([(
-        contract::ANNOTATION_SPLIT,
-        serde_json::to_string(&route.split)?,
-    )]);
+    let timeouts = route
+        .shape
+        .request_timeout
+        .clone()
+        .map(|request| HttpRouteTimeouts {
+            request: Some(request),
+            backend_request: None,
+        });
+    let split = serde_json::to_string(&route.split)?;
+    let mut annotations = BTreeMap::from([(contract::ANNOTATION_SPLIT.to_owned(), split)]);
     if let Some(mark) = &route.mark {
-        annotations.insert(contract::ANNOTATION_MARK, serde_json::to_string(mark)?);
+        annotations.insert(
+            contract::ANNOTATION_MARK.to_owned(),
+            serde_json::to_string(mark)?,
+        );
     }
-    let mut metadata = json!(owner.metadata(&owner.name, owner.labels()));
-    metadata["annotations"] = json!(annotations);
-    if let Some(version) = version {
-        metadata["resourceVersion"] = json!(version);
+    Ok(HttpRoute {
+        metadata: ObjectMeta {
+            annotations: Some(annotations),
+            resource_version: version.map(str::to_owned),
+            ..owner.metadata(&owner.name, owner.labels())
+        },
+        spec: HttpRouteSpec {
+            parent_refs: route.shape.parents.clone(),
+            hostnames: route.shape.hostnames.clone(),
+            rules: vec![HttpRouteRule {
+                backend_refs: backends,
+                timeouts,
+                ..HttpRouteRule::default()
+            }],
+            ..HttpRouteSpec::default()
+        },
+        status: None,
+    })
+}
+
+fn backend(service: &str, weight: i32) -> HttpBackendRef {
+    HttpBackendRef {
+        group: Some(String::new()),
+        kind: Some("Service".to_owned()),
+        name: service.to_owned(),
+        port: Some(i32::from(contract::SERVICE_PORT)),
+        weight: Some(weight),
+        ..HttpBackendRef::default()
     }
-    let mut spec = json!({ "parentRefs": route.shape.parents, "rules": [rule] });
-    if !route.shape.hostnames.is_empty() {
-        spec["hostnames"] = json!(route.shape.hostnames);
-    }
-    Ok(json!({
-        "apiVersion": HttpRoute::api_version(&()),
-        "kind": HttpRoute::kind(&()),
-        "metadata": metadata,
-        "spec": spec,
-    }))
 }
 
 /// What a route asks for. Weights are read only from a rule as Sluice writes it: anything else
@@ -109,7 +125,7 @@ pub fn read(object: &DynamicObject, namespace: &str) -> SeenRule {
 }
 
 /// Whether a rule is of the form that Sluice writes: one match of everything, plain backends.
-fn is_plain(rule: &crds::gateway::HttpRouteRule) -> bool {
+fn is_plain(rule: &HttpRouteRule) -> bool {
     let matches_all = rule.matches.iter().all(|one| {
         one.rest.is_empty()
             && one
@@ -172,6 +188,7 @@ fn order(parent: &ParentReference) -> impl Ord + '_ {
 #[cfg(test)]
 mod tests {
     use rollout::weight::Weight;
+    use serde_json::json;
 
     use super::*;
     use crate::owner::tests::owner;
@@ -216,7 +233,8 @@ mod tests {
     }
 
     fn written(route: &Route) -> DynamicObject {
-        let mut manifest = manifest(&owner(), route, None).unwrap();
+        let mut manifest = json!(manifest(&owner(), route, None).unwrap());
+        assert!(manifest.get("status").is_none());
         // What the API server fills in.
         manifest["spec"]["parentRefs"][0]["group"] = json!(GATEWAY_GROUP);
         manifest["spec"]["parentRefs"][0]["kind"] = json!(GATEWAY_KIND);
@@ -263,9 +281,9 @@ mod tests {
     #[test]
     fn a_widening_write_names_the_version_it_was_decided_from() {
         let with = manifest(&owner(), &route(None), Some("17")).unwrap();
-        assert_eq!(with["metadata"]["resourceVersion"], "17");
+        assert_eq!(with.metadata.resource_version.as_deref(), Some("17"));
         let without = manifest(&owner(), &route(None), None).unwrap();
-        assert!(without["metadata"].get("resourceVersion").is_none());
+        assert_eq!(without.metadata.resource_version, None);
     }
 
     #[test]

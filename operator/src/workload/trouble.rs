@@ -83,7 +83,7 @@ mod tests {
 
     use super::*;
 
-    fn of(deployment: Value, pod: Value) -> Option<String> {
+    fn of(deployment: &Value, pod: &Value) -> Option<String> {
         let deployment =
             serde_json::from_value(json!({"metadata": {}, "status": deployment})).unwrap();
         let pod: Pod = serde_json::from_value(json!({"metadata": {}, "status": pod})).unwrap();
@@ -96,7 +96,7 @@ mod tests {
             "name": "model", "image": "", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"waiting": {"reason": "ContainerCreating"}},
         }]});
-        assert_eq!(of(json!({}), starting), None);
+        assert_eq!(of(&json!({}), &starting), None);
     }
 
     #[test]
@@ -107,7 +107,7 @@ mod tests {
             "lastState": {"terminated": {"exitCode": 137}},
         }]});
         let expected = "container model: CrashLoopBackOff: exit code 137";
-        assert_eq!(of(json!({}), crashed).as_deref(), Some(expected));
+        assert_eq!(of(&json!({}), &crashed).as_deref(), Some(expected));
     }
 
     #[test]
@@ -116,10 +116,10 @@ mod tests {
             {"type": "PodScheduled", "status": "False", "message": "0/1 nodes: Insufficient cpu"},
         ]});
         let expected = "Unschedulable: 0/1 nodes: Insufficient cpu";
-        assert_eq!(of(json!({}), waiting).as_deref(), Some(expected));
+        assert_eq!(of(&json!({}), &waiting).as_deref(), Some(expected));
         let refused = json!({"conditions": [
             {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"},
         ]});
-        assert_eq!(of(refused, json!({})).as_deref(), Some("exceeded quota"));
+        assert_eq!(of(&refused, &json!({})).as_deref(), Some("exceeded quota"));
     }
 }

@@ -37,7 +37,7 @@ fn seen(spec: &Value, sources: &BTreeMap<String, Lookup>) -> Wanted {
 #[test]
 fn by_default_the_model_is_reached_through_our_gateway_by_its_service_name() {
     let wanted = seen(&json!({}), &BTreeMap::new());
-    assert!(wanted.plan.is_ok());
+    assert_eq!(wanted.plan.as_ref().err(), None);
     assert_eq!(
         (wanted.replicas, wanted.attempt, wanted.generation),
         (1, 1, 4)
@@ -94,13 +94,13 @@ fn a_metric_source_that_may_not_be_asked_is_an_error_where_it_is_named() {
         error.path,
         "spec.guardrails[0].check.prometheus.sourceRef.name"
     );
-    assert!(seen(&json!({"guardrails": []}), &sources).plan.is_ok());
+    seen(&json!({"guardrails": []}), &sources).plan.unwrap();
 }
 
 #[test]
 fn a_source_that_could_not_be_read_stops_no_plan() {
     let unknown = BTreeMap::from([("default".to_owned(), Lookup::Unknown("403".to_owned()))]);
-    assert!(seen(&json!({}), &unknown).plan.is_ok());
+    seen(&json!({}), &unknown).plan.unwrap();
 }
 
 #[test]

@@ -1,0 +1,374 @@
+//! Which requests a reconcile sends, in which order, and when it sends none.
+#![allow(clippy::tests_outside_test_module, reason = "integration tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on should say where"
+)]
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
+
+use clap::Parser as _;
+use crds::{
+    ModelDeployment,
+    contract::{Mark, SPLIT_VERSION, Split},
+    gateway::ParentReference,
+    hash,
+};
+use http::{Method, Request, Response, StatusCode};
+use kube::{Client, client::Body};
+use operator::{
+    args::Args,
+    ctx::Ctx,
+    error::Class,
+    memory::Memory,
+    metrics::prometheus::Prometheus,
+    owner::Owner,
+    reconcile::reconcile,
+    telemetry::Telemetry,
+    traffic::{applied::Routers, http_route},
+};
+use rollout::{action::Route, observation::RouteShape, plan::Plan, weight::Weight};
+use serde_json::{Value, json};
+
+const STABLE: &str = "digits-1-aaaaaaaaaa";
+
+fn canary() -> String {
+    hash::revision_name(
+        "digits",
+        &json!({"format": "InImage"}),
+        &json!({"engine": "sim"}),
+    )
+}
+
+fn owner() -> Owner {
+    Owner {
+        namespace: "ml".to_owned(),
+        name: "digits".to_owned(),
+        uid: "u-1".to_owned(),
+    }
+}
+
+/// A write that reached the API server.
+#[derive(Clone, Debug)]
+struct Write {
+    method: Method,
+    path: String,
+    body: Value,
+}
+
+/// What the API server answers.
+struct Script {
+    deployment: Mutex<Value>,
+    history: Value,
+    tracks: Vec<String>,
+    replicas: i32,
+    route: Value,
+    /// The answer to a status write.
+    record: StatusCode,
+    writes: Mutex<Vec<Write>>,
+}
+
+impl Script {
+    fn writes(&self) -> Vec<Write> {
+        self.writes.lock().unwrap().clone()
+    }
+
+    fn answer(&self, method: &Method, path: &str, body: &Value) -> (StatusCode, Value) {
+        if *method != Method::GET {
+            let (method, path, body) = (method.clone(), path.to_owned(), body.clone());
+            self.writes
+                .lock()
+                .unwrap()
+                .push(Write { method, path, body });
+        }
+        let last = path.rsplit('/').next().unwrap();
+        match (method.as_str(), last) {
+            ("GET", "digits") if path.contains("/modeldeployments/") => {
+                (StatusCode::OK, self.deployment.lock().unwrap().clone())
+            }
+            ("GET", "digits") if path.contains("/httproutes/") => {
+                (StatusCode::OK, self.route.clone())
+            }
+            ("GET", "controllerrevisions") => (StatusCode::OK, list(&self.history)),
+            ("GET", "deployments") => (
+                StatusCode::OK,
+                list(&self.objects(|name| {
+                    json!({
+                        "metadata": metadata(name),
+                        "spec": {"replicas": self.replicas, "selector": {}, "template": {}},
+                        "status": {"readyReplicas": 1},
+                    })
+                })),
+            ),
+            ("GET", "services") => (
+                StatusCode::OK,
+                list(&self.objects(|name| json!({"metadata": metadata(name)}))),
+            ),
+            ("GET", "pods") => (StatusCode::OK, list(&json!([]))),
+            ("PUT", "status") if self.record == StatusCode::OK => {
+                *self.deployment.lock().unwrap() = body.clone();
+                (StatusCode::OK, body.clone())
+            }
+            ("PUT", "status") => (self.record, failure(self.record)),
+            ("POST" | "PATCH", _) => (StatusCode::OK, body.clone()),
+            _ => (StatusCode::NOT_FOUND, failure(StatusCode::NOT_FOUND)),
+        }
+    }
+
+    fn objects(&self, object: impl Fn(&str) -> Value) -> Value {
+        self.tracks.iter().map(|name| object(name)).collect()
+    }
+}
+
+fn metadata(revision: &str) -> Value {
+    json!({"name": revision, "namespace": "ml", "labels": owner().revision_labels(revision)})
+}
+
+fn list(items: &Value) -> Value {
+    json!({"metadata": {"resourceVersion": "9"}, "items": items})
+}
+
+fn failure(code: StatusCode) -> Value {
+    let reason = if code == StatusCode::CONFLICT {
+        "Conflict"
+    } else {
+        ""
+    };
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code.as_u16(),
+        "reason": reason, "message": "scripted"})
+}
+
+fn route(canary: Option<(String, Weight)>, split: Split, mark: Option<Mark>) -> Value {
+    let shape = RouteShape {
+        parents: vec![ParentReference {
+            namespace: Some("s".to_owned()),
+            name: "sluice".to_owned(),
+            ..ParentReference::default()
+        }],
+        hostnames: ["digits.ml", "digits.ml.svc", "digits.ml.svc.cluster.local"]
+            .map(str::to_owned)
+            .into(),
+        ..RouteShape::default()
+    };
+    let stable = STABLE.to_owned();
+    let route = Route {
+        stable,
+        canary,
+        split,
+        mark,
+        shape,
+        widens: false,
+    };
+    let mut object = json!(http_route::manifest(&owner(), &route, Some("17")).unwrap());
+    object["metadata"]["generation"] = json!(1);
+    object
+}
+
+fn split(run: &str, step: u32, canary: Option<String>) -> Split {
+    Split {
+        version: SPLIT_VERSION,
+        run: run.to_owned(),
+        step,
+        model_deployment: "digits".to_owned(),
+        stable: STABLE.to_owned(),
+        canary,
+        key: None,
+    }
+}
+
+fn deployment(runtime: &Value, status: &Value) -> Value {
+    json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "ModelDeployment",
+        "metadata": {"name": "digits", "namespace": "ml", "uid": "u-1", "generation": 1,
+            "resourceVersion": "7"},
+        "spec": {"model": {"format": "InImage"}, "runtime": runtime, "guardrails": []},
+        "status": status,
+    })
+}
+
+fn saved(name: &str, holds: &str, data: &Value) -> Value {
+    let mut object = json!({"metadata": metadata(name), "revision": 1, "data": data});
+    object["metadata"]["labels"]["sluice.dev/holds"] = json!(holds);
+    if name == STABLE {
+        let mark = json!({"sluice.dev/stable-since": "2026-01-01T00:00:00Z"});
+        object["metadata"]["annotations"] = mark;
+    }
+    object
+}
+
+/// A canary at 1 %, whose route somebody has marked: the next decision takes all traffic off it.
+fn condemned(record: StatusCode) -> Script {
+    let status = json!({
+        "phase": "Progressing", "stableRevision": STABLE, "canaryRevision": canary(), "runs": 1,
+        "run": {
+            "id": "r1", "revision": canary(), "planRef": {"name": "digits-plan-r1"}, "attempt": 1,
+            "startedAt": "2026-01-01T00:00:00Z", "exposedAt": "2026-01-01T00:01:00Z",
+            "stepIndex": 0, "stepStartedAt": "2026-01-01T00:01:00Z", "stableReplicas": 1,
+            "earnedWeight": "1%",
+        },
+    });
+    let object = deployment(&json!({"engine": "sim"}), &status);
+    let spec: ModelDeployment = serde_json::from_value(object.clone()).unwrap();
+    let plan = Plan::from_spec(&spec.spec).unwrap();
+    let mark = Mark {
+        revision: canary(),
+        run: "r1".to_owned(),
+        attempt: 1,
+    };
+    let weight = Weight::from_basis_points(100);
+    Script {
+        deployment: Mutex::new(object),
+        history: json!([
+            saved(STABLE, "revision", &json!({})),
+            saved(&canary(), "revision", &json!({})),
+            saved("digits-plan-r1", "plan", &json!({"plan": plan})),
+        ]),
+        tracks: vec![STABLE.to_owned(), canary()],
+        // One too many, so that there is something else to do than to take traffic off.
+        replicas: 2,
+        route: route(
+            Some((canary(), weight)),
+            split("r1", 1, Some(canary())),
+            Some(mark),
+        ),
+        record,
+        writes: Mutex::default(),
+    }
+}
+
+fn ctx(script: &Arc<Script>) -> Arc<Ctx> {
+    // Several tests share one process; the first installs it.
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
+    let script = Arc::clone(script);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let script = Arc::clone(&script);
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect_bytes().await.unwrap();
+            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            let (status, answer) = script.answer(&parts.method, parts.uri.path(), &body);
+            let mut response = Response::new(Body::from(serde_json::to_vec(&answer).unwrap()));
+            *response.status_mut() = status;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let flags = [
+        "operator",
+        "--inference-image",
+        "pod:1",
+        "--default-gateway",
+        "s/sluice",
+    ];
+    Arc::new(Ctx {
+        client: Client::new(service, "ml"),
+        config: Args::try_parse_from(flags).unwrap().resolve().unwrap(),
+        home: "s".to_owned(),
+        memory: Memory::default(),
+        telemetry: Arc::new(Telemetry::default()),
+        prometheus: Prometheus::new(None).unwrap(),
+        routers: Routers::new(None).unwrap(),
+    })
+}
+
+/// One reconcile, and what kind of failure it was.
+async fn run(script: &Arc<Script>, ctx: &Arc<Ctx>) -> Option<Class> {
+    let object = script.deployment.lock().unwrap().clone();
+    let object: ModelDeployment = serde_json::from_value(object).unwrap();
+    reconcile(Arc::new(object), Arc::clone(ctx))
+        .await
+        .err()
+        .map(|failure| failure.class())
+}
+
+async fn look(record: StatusCode) -> (Vec<Write>, Option<Class>) {
+    let script = Arc::new(condemned(record));
+    let class = run(&script, &ctx(&script)).await;
+    (script.writes(), class)
+}
+
+fn is_record(write: &Write) -> bool {
+    write.method == Method::PUT && write.path.ends_with("/modeldeployments/digits/status")
+}
+
+fn is_narrowing(write: &Write) -> bool {
+    let weights = &write.body["spec"]["rules"][0]["backendRefs"];
+    write.method == Method::PATCH
+        && write.path.ends_with("/httproutes/digits")
+        && weights[1]["name"] == json!(canary())
+        && weights[1]["weight"] == 0
+        && write.body["metadata"]["annotations"]["sluice.dev/condemned"].is_string()
+        && write.body["metadata"]["resourceVersion"].is_null()
+}
+
+#[tokio::test]
+async fn a_decision_is_recorded_before_it_is_announced_and_carried_out() {
+    let (writes, class) = look(StatusCode::OK).await;
+    assert_eq!(class, None);
+    assert!(is_record(&writes[0]), "{writes:?}");
+    assert_eq!(writes[0].body["status"]["phase"], "RollingBack");
+    assert_eq!(writes[0].body["metadata"]["resourceVersion"], "7");
+    assert!(writes[1].path.ends_with("/events"), "{writes:?}");
+    assert!(is_narrowing(&writes[2]), "{writes:?}");
+    let scaled = format!("/deployments/{STABLE}");
+    assert!(writes[3].path.ends_with(&scaled), "{writes:?}");
+}
+
+#[tokio::test]
+async fn a_conflict_on_the_record_stops_everything() {
+    let (writes, class) = look(StatusCode::CONFLICT).await;
+    assert_eq!(class, Some(Class::Conflict));
+    assert!(is_record(&writes[0]) && writes.len() == 1, "{writes:?}");
+}
+
+#[tokio::test]
+async fn a_refused_record_still_takes_traffic_off_and_does_nothing_else() {
+    for refusal in [StatusCode::FORBIDDEN, StatusCode::INTERNAL_SERVER_ERROR] {
+        let (writes, class) = look(refusal).await;
+        assert!(
+            class.is_some_and(|class| class != Class::Conflict),
+            "{class:?}"
+        );
+        assert!(is_record(&writes[0]), "{writes:?}");
+        assert!(is_narrowing(&writes[1]) && writes.len() == 2, "{writes:?}");
+    }
+}
+
+#[tokio::test]
+async fn at_rest_nothing_is_written() {
+    let runtime = json!({"engine": "sim"});
+    let script = Arc::new(Script {
+        deployment: Mutex::new(deployment(
+            &runtime,
+            &json!({"phase": "Stable", "stableRevision": canary()}),
+        )),
+        history: json!([saved(&canary(), "revision", &json!({}))]),
+        tracks: vec![canary()],
+        replicas: 1,
+        route: Value::Null,
+        record: StatusCode::OK,
+        writes: Mutex::default(),
+    });
+    let mut script = Arc::into_inner(script).unwrap();
+    let mut stable = split("", 0, None);
+    stable.stable = canary();
+    let mut object = route(None, stable, None);
+    object["spec"]["rules"][0]["backendRefs"][0]["name"] = json!(canary());
+    script.route = object;
+    let since = json!({"sluice.dev/stable-since": "2026-01-01T00:00:00Z"});
+    script.history[0]["metadata"]["annotations"] = since;
+    let script = Arc::new(script);
+    let ctx = ctx(&script);
+    assert_eq!(run(&script, &ctx).await, None);
+    let first = script.writes();
+    assert!(first.len() == 1 && is_record(&first[0]), "{first:?}");
+    assert_eq!(run(&script, &ctx).await, None);
+    assert_eq!(script.writes().len(), 1, "{:?}", script.writes());
+}
