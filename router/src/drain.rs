@@ -29,10 +29,6 @@ pub async fn drain(proxy: &Proxy, server: Arc<Server>, delay: Duration, timeout:
     report(server.drain(timeout).await);
 }
 
-#[expect(
-    clippy::cognitive_complexity,
-    reason = "the branches are those of the log macros"
-)]
 fn report(finished: bool) {
     if finished {
         info!("drained");

@@ -154,10 +154,6 @@ impl Writer {
     }
 }
 
-#[expect(
-    clippy::cognitive_complexity,
-    reason = "the branches are those of the log macros"
-)]
 fn note(kind: &str, key: &ObjectKey, refused: Option<kube::Error>) {
     match refused {
         None => info!(kind, %key, "status written"),

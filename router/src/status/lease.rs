@@ -72,10 +72,6 @@ impl Lease {
         }
     }
 
-    #[expect(
-        clippy::cognitive_complexity,
-        reason = "the branches are those of the log macros"
-    )]
     /// A failed renewal leaves what is held to run out.
     fn note(&self, renewed: Result<kube::Result<bool>, Elapsed>, began: Instant) {
         match renewed {
