@@ -64,7 +64,8 @@ pub struct Route {
     pub mark: Option<Mark>,
     /// The part that does not depend on the rollout.
     pub shape: RouteShape,
-    /// Whether the canary gets more than it has: such a write must not overtake another.
+    /// Whether the canary gets more than it has, or goes on getting what it has: such a write must
+    /// not overtake another, which may have taken it off.
     pub widens: bool,
 }
 

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 
 use crds::contract::{Mark, SPLIT_VERSION, Split};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     action::{Action, Route},
     observation::{Frozen, Observation, RouteShape, SeenAddress, SeenRule},
     plan::Plan,
-    state::{EndResult, Phase, Run, Stage, State},
-    transition::capacity,
+    state::{EndResult, Phase, Run, Stage, State, recorded},
+    transition::{capacity, ready_share},
     weight::Weight,
 };
 
@@ -41,11 +41,11 @@ pub(crate) fn desired(next: &State, seen: &Observation) -> Desired {
             revision: Some(revision),
         } => {
             desired.tracks.insert(revision.clone(), replicas);
-            desired.route = Some(route(next, seen, revision, None));
+            desired.route = lone_route(next, seen, revision);
         }
         Phase::Settled { stable, .. } => {
             desired.tracks.insert(stable.clone(), replicas);
-            desired.route = Some(route(next, seen, stable, None));
+            desired.route = lone_route(next, seen, stable);
         }
         Phase::Running { stable, run } => {
             let capacity = capacity(run, seen);
@@ -53,13 +53,8 @@ pub(crate) fn desired(next: &State, seen: &Observation) -> Desired {
             desired
                 .tracks
                 .insert(run.revision.clone(), canary_replicas(run, seen, capacity));
-            let share = Weight::ready_share(seen.ready(&run.revision), capacity);
-            desired.route = Some(route(
-                next,
-                seen,
-                stable,
-                Some((run, run.earned.min(share))),
-            ));
+            let weight = run.earned.min(ready_share(run, stable, seen));
+            desired.route = Some(route(next, seen, stable, Some((run, weight))));
             desired.plan = plan_to_save(run, seen);
         }
         Phase::Ending { stable, run, .. } => {
@@ -72,6 +67,22 @@ pub(crate) fn desired(next: &State, seen: &Observation) -> Desired {
         keep_as_is(&mut desired.tracks, revision, seen);
     }
     desired
+}
+
+/// All traffic for one revision; none while it has no ready pod and another one answers, as when a
+/// first revision is replaced before it was proven, or a status was lost at full weight.
+fn lone_route(next: &State, seen: &Observation, revision: &str) -> Option<Route> {
+    let another_answers = || {
+        let rule = seen.route.rule.as_ref()?;
+        rule.weights.keys().find(|name| {
+            *name != revision && seen.ready(name) > 0 && rule.weight(name) > Weight::ZERO
+        })
+    };
+    let marked = mark(next).is_some();
+    if seen.ready(revision) == 0 && !marked && another_answers().is_some() {
+        return None;
+    }
+    Some(route(next, seen, revision, None))
 }
 
 /// A revision that finishes what it has is not scaled.
@@ -119,7 +130,9 @@ fn route(next: &State, seen: &Observation, stable: &str, canary: Option<(&Run, W
         Stage::Step { index, .. } => u32::try_from(index + 1).unwrap_or(u32::MAX),
         Stage::Bake { .. } => u32::MAX,
     });
-    let widens = canary.is_some_and(|(run, weight)| weight > seen.routed(&run.revision));
+    let widens = canary
+        .is_some_and(|(run, weight)| weight > Weight::ZERO && weight >= seen.routed(&run.revision));
+    let shape = shape(seen);
     Route {
         stable: stable.to_owned(),
         canary: canary.map(|(run, weight)| (run.revision.clone(), weight)),
@@ -130,10 +143,10 @@ fn route(next: &State, seen: &Observation, stable: &str, canary: Option<(&Run, W
             model_deployment: seen.name.clone(),
             stable: stable.to_owned(),
             canary: run.map(|run| run.revision.clone()),
-            key: seen.wanted.route.key.clone(),
+            key: shape.key.clone(),
         },
         mark: mark(next),
-        shape: shape(seen),
+        shape,
         widens,
     }
 }
@@ -250,12 +263,14 @@ fn mark_stable(next: &State, seen: &Observation, now: Timestamp, actions: &mut V
         .revisions
         .iter()
         .filter_map(|(name, revision)| Some((revision.stable_since?, name)))
-        .max()
-        .map(|(_, name)| name.as_str());
-    if latest != Some(stable) {
+        .max();
+    let is_saved = seen.revisions.contains_key(stable) || seen.wanted.revision == stable;
+    if is_saved && latest.is_none_or(|(_, name)| name != stable) {
+        // Later than every other mark, whatever the clock says: the marks hold whole seconds.
+        let after = latest.and_then(|(at, _)| at.checked_add(SignedDuration::from_secs(1)).ok());
         actions.push(Action::MarkStable {
             revision: stable.to_owned(),
-            since: now,
+            since: recorded(after.map_or(now, |after| after.max(now))),
         });
     }
 }

@@ -184,6 +184,11 @@ impl Guardrail {
         let window = self.window.min(seen);
         SignedDuration::from_secs(window.as_secs().max(1))
     }
+
+    /// The longest window that a query looks back: the guardrail's, in whole seconds.
+    pub fn whole_window(&self) -> SignedDuration {
+        SignedDuration::from_secs(self.window.as_secs().max(1))
+    }
 }
 
 fn positive(
@@ -332,12 +337,10 @@ fn single(answer: &Answer, reading: &Reading) -> Result<Option<f64>, (Verdict, S
     match answer.series.as_slice() {
         [] => Ok(None),
         [value] => Ok(Some(*value)),
-        several => Err((
+        _ => Err((
             Verdict::Error,
-            format!(
-                "the query gives {} series where one is expected: aggregate it",
-                several.len()
-            ),
+            // How many there are changes by itself, and with it a text in the status would.
+            "the query gives several series where one is expected: aggregate it".to_owned(),
         )),
     }
 }

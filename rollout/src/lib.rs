@@ -44,8 +44,8 @@ pub fn decide(state: Option<&State>, seen: &Observation, now: Timestamp) -> Deci
     let Transition { next, why, record } = transition::advance(&present, seen, now);
     let desired = desired::desired(&next, seen);
     let actions = desired::diff(&desired, &next, seen, now);
-    let wake_after = transition::wake_after(&next, seen, now);
     let is_transition = record.is_some();
+    let wake_after = transition::wake_after(&next, seen, is_transition, now);
     let next = transition::with_record(next, record, seen, now);
     Decision {
         next,

@@ -32,7 +32,7 @@ pub fn status(
         // What cannot be understood is not overwritten; what was never decided is not invented.
         previous.clone()
     } else {
-        fields(previous, &decision.next, seen, blind)
+        fields(previous, &decision.next, seen)
     };
     status.observed_generation = Some(seen.wanted.generation);
     status.paused = seen.wanted.paused;
@@ -44,7 +44,6 @@ fn fields(
     previous: &ModelDeploymentStatus,
     next: &State,
     seen: &Observation,
-    blind: bool,
 ) -> ModelDeploymentStatus {
     let run = next.run();
     let canary = match &next.phase {
@@ -61,18 +60,14 @@ fn fields(
         | Phase::Running { .. }
         | Phase::Unknown { .. } => None,
     };
-    let revisions = if blind {
-        previous.revisions.clone()
-    } else {
-        revisions(next, seen)
-    };
+    let revisions = revisions(previous, next, seen);
     let leading = leading(next, &revisions);
     ModelDeploymentStatus {
         observed_generation: None,
         phase: Some(phase_name(next).to_owned()),
         paused: false,
         step: step(next, seen),
-        weight: run.map(|run| applied_weight(next, run, seen).into()),
+        weight: run.map(|run| applied_weight(previous, next, run, seen)),
         stable_revision: next.stable().map(str::to_owned),
         canary_revision: canary,
         replicas: leading.map(|revision| revision.replicas),
@@ -121,18 +116,52 @@ fn step(next: &State, seen: &Observation) -> Option<String> {
 }
 
 /// What the canary is to get now: what it earned, as far as its pods carry it.
-fn applied_weight(next: &State, run: &crate::state::Run, seen: &Observation) -> Weight {
+fn share(next: &State, run: &crate::state::Run, seen: &Observation) -> Weight {
     if matches!(next.phase, Phase::Ending { .. }) {
         return Weight::ZERO;
     }
-    let capacity = crate::transition::capacity(run, seen);
-    run.earned
-        .min(Weight::ready_share(seen.ready(&run.revision), capacity))
+    let share = next.stable().map_or(Weight::ZERO, |stable| {
+        crate::transition::ready_share(run, stable, seen)
+    });
+    run.earned.min(share)
 }
 
-fn revisions(next: &State, seen: &Observation) -> Vec<RevisionStatus> {
+/// The same, or the last word on it while the pods cannot be counted.
+fn applied_weight(
+    previous: &ModelDeploymentStatus,
+    next: &State,
+    run: &crate::state::Run,
+    seen: &Observation,
+) -> Percent {
+    let running = matches!(next.phase, Phase::Running { .. });
+    let before = previous.weight.clone();
+    before
+        .filter(|_| running && !seen.problems.is_empty())
+        .unwrap_or_else(|| share(next, run, seen).into())
+}
+
+fn revisions(
+    previous: &ModelDeploymentStatus,
+    next: &State,
+    seen: &Observation,
+) -> Vec<RevisionStatus> {
     let entry = |name: &str, track: &str, weight: Weight, until: Option<Timestamp>| {
         let pods = seen.tracks.get(name);
+        let before = previous.revisions.iter().find(|before| before.name == name);
+        if let Some(before) = before.filter(|_| !seen.problems.is_empty()) {
+            // What could not be counted is not none: the last count stands.
+            let ending = matches!(next.phase, Phase::Ending { .. });
+            return RevisionStatus {
+                track: track.to_owned(),
+                weight: if ending {
+                    weight.into()
+                } else {
+                    before.weight.clone()
+                },
+                drain_until: until.map(Time),
+                ..before.clone()
+            };
+        }
         let count = |pods: Option<u32>| pods.and_then(|n| i32::try_from(n).ok()).unwrap_or(0);
         RevisionStatus {
             name: name.to_owned(),
@@ -154,7 +183,7 @@ fn revisions(next: &State, seen: &Observation) -> Vec<RevisionStatus> {
             revisions.push(entry(stable, "Stable", Weight::FULL, None));
         }
         Phase::Running { stable, run } | Phase::Ending { stable, run, .. } => {
-            let weight = applied_weight(next, run, seen);
+            let weight = share(next, run, seen);
             revisions.push(entry(stable, "Stable", weight.rest(), None));
             revisions.push(entry(&run.revision, "Canary", weight, None));
         }
@@ -165,7 +194,6 @@ fn revisions(next: &State, seen: &Observation) -> Vec<RevisionStatus> {
             revisions.push(entry(revision, TRACK_DRAINING, Weight::ZERO, Some(*until)));
         }
     }
-    revisions.truncate(8);
     revisions
 }
 
@@ -203,7 +231,7 @@ fn conditions(
         guardrails_healthy(&decision.next, seen),
         traffic_applied(seen),
     ];
-    let blind = matches!(why, Why::CannotSee { .. });
+    let blind = !seen.problems.is_empty();
     said.into_iter()
         .map(|said| {
             let before = previous

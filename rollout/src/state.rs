@@ -134,7 +134,7 @@ impl Hold {
     /// A clock that has not begun to run.
     pub fn entered(at: Timestamp) -> Self {
         Self {
-            entered_at: at,
+            entered_at: recorded(at),
             applied_at: None,
             before: SignedDuration::ZERO,
         }
@@ -148,10 +148,29 @@ impl Hold {
         self.before.saturating_add(running)
     }
 
-    /// Stops the clock and keeps what it has.
+    /// Starts the clock, if it stands.
+    pub fn start(&mut self, now: Timestamp) {
+        self.applied_at.get_or_insert_with(|| recorded(now));
+    }
+
+    /// Stops the clock and keeps what it has, in whole milliseconds: a status keeps no more.
     pub fn stop(&mut self, now: Timestamp) {
-        self.before = self.elapsed(now);
+        let millis = i64::try_from(self.elapsed(now).as_millis()).unwrap_or(i64::MAX);
+        self.before = SignedDuration::from_millis(millis);
         self.applied_at = None;
+    }
+}
+
+/// The first whole second that is not before `at`. A status keeps whole seconds: a clock that is
+/// recorded must start no earlier than it did, or every write would give time away.
+pub fn recorded(at: Timestamp) -> Timestamp {
+    let whole = Timestamp::from_second(at.as_second()).unwrap_or(at);
+    if whole < at {
+        whole
+            .checked_add(SignedDuration::from_secs(1))
+            .unwrap_or(whole)
+    } else {
+        whole
     }
 }
 

@@ -10,16 +10,25 @@ use crds::status::{DecisionRecord, Measured, RunRecord};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-pub(crate) use self::{running::capacity, settled::recover, timing::wake_after};
+pub(crate) use self::{
+    running::{capacity, ready_share},
+    settled::recover,
+    timing::wake_after,
+};
 use crate::{
     observation::{Frozen, Observation},
-    state::{Condemned, EndResult, Ending, Phase, Run, State, since_at},
+    state::{Condemned, EndResult, Ending, Phase, Run, State, recorded, since_at},
     weight::Weight,
     why::Why,
 };
 
 /// How many decisions and runs a status remembers.
 const REMEMBERED: usize = 10;
+/// How many revisions drain at a time: a status lists eight, and two of them serve.
+const DRAINING_MAX: usize = 6;
+
+/// What is in the way of an object that is scaled to zero.
+const NO_REPLICAS: &str = "spec.replicas is 0";
 
 /// Where the rollout stands next, and why.
 pub(crate) struct Transition {
@@ -100,7 +109,12 @@ fn end(trial: running::Trial, ending: Ending, seen: &Observation, now: Timestamp
     };
     remember_run(&mut state, &run, ending.result.name(), &ending.reason, now);
     drain(&mut state, &run.revision, seen, now);
-    let rolled_back = ending.result == EndResult::RolledBack;
+    let is_back = seen.wanted.revision == stable;
+    if is_back {
+        // Another spec came between: what was condemned may be tried again.
+        state.condemned.clear();
+    }
+    let rolled_back = ending.result == EndResult::RolledBack && !is_back;
     state.phase = Phase::Settled {
         stable,
         rolled_back,
@@ -129,18 +143,26 @@ fn drain(state: &mut State, revision: &str, seen: &Observation, now: Timestamp) 
         (_, Ok(plan)) => plan.drain,
         (_, Err(_)) => crate::plan::DEFAULT_REQUEST_TIMEOUT,
     };
-    let until = now.checked_add(drain).unwrap_or(now);
+    let until = recorded(now.checked_add(drain).unwrap_or(now));
     state.draining.insert(revision.to_owned(), until);
+    while state.draining.len() > DRAINING_MAX {
+        let soonest = state.draining.iter().min_by_key(|(_, until)| **until);
+        let Some(soonest) = soonest.map(|(name, _)| name.clone()) else {
+            break;
+        };
+        state.draining.remove(&soonest);
+    }
 }
 
-fn condemn(state: &mut State, run: &Run, reason: &str) {
+/// An attempt that was raised before the breach was seen does not lift what the breach condemns.
+fn condemn(state: &mut State, run: &Run, attempt: i64, reason: &str) {
     state
         .condemned
         .retain(|condemned| condemned.revision != run.revision);
     state.condemned.push(Condemned {
         revision: run.revision.clone(),
         run: run.id.clone(),
-        attempt: run.attempt,
+        attempt: run.attempt.max(attempt),
         reason: reason.to_owned(),
     });
     trim(&mut state.condemned);
@@ -153,7 +175,7 @@ fn remember_run(state: &mut State, run: &Run, result: &str, reason: &str, now: T
         result: result.to_owned(),
         reason: reason.to_owned(),
         started_at: Some(Time(run.started_at)),
-        ended_at: Some(Time(now)),
+        ended_at: Some(Time(recorded(now))),
     });
     trim(&mut state.history);
 }
@@ -193,14 +215,14 @@ pub(crate) fn with_record(
         .map(|judgement| Measured {
             name: judgement.guardrail.clone(),
             verdict: judgement.verdict.name().to_owned(),
-            value: judgement.value.map(number),
-            samples: judgement.samples.map(number),
+            value: judgement.value.and_then(number),
+            samples: judgement.samples.and_then(number),
             threshold: bounds(&judgement.guardrail),
         })
         .collect();
     let record = DecisionRecord {
         id,
-        at: Some(Time(now)),
+        at: Some(Time(recorded(now))),
         run: draft.run,
         revision: draft.revision,
         decision: draft.decision.to_owned(),
@@ -213,18 +235,28 @@ pub(crate) fn with_record(
     state
 }
 
-/// A number as a status holds it: text, four significant decimals.
-fn number(value: f64) -> crds::quantity::Number {
-    let text = format!("{value:.4}");
-    let text = text.trim_end_matches('0').trim_end_matches('.');
-    crds::quantity::Number(
-        if text.is_empty() || text == "-0" {
-            "0"
-        } else {
-            text
-        }
-        .to_owned(),
-    )
+/// A number as a status holds it: text of at most 15 digits and 9 decimals. One that is larger is
+/// cut off: a refused status would lose the whole decision.
+fn number(value: f64) -> Option<crds::quantity::Number> {
+    const MOST: f64 = 999_999_999_999_999.0;
+    if !value.is_finite() {
+        return None;
+    }
+    let value = value.clamp(-MOST, MOST);
+    let text = if value.abs() < 0.001 {
+        format!("{value:.9}")
+    } else if value.abs() < 1e9 {
+        format!("{value:.4}")
+    } else {
+        format!("{value:.0}")
+    };
+    let text = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
+    let text = if text == "-0" { "0" } else { text };
+    Some(crds::quantity::Number(text.to_owned()))
 }
 
 /// Whether `limit` has passed since `since`.

@@ -34,6 +34,11 @@ pub enum Why {
         /// Until when at the earliest.
         until: Timestamp,
     },
+    /// The clock went back: how long a step lasts cannot be told.
+    WaitingForClock {
+        /// The recorded time that it is behind.
+        until: Timestamp,
+    },
     /// A guardrail's window does not lie within the step yet.
     WaitingForWindow {
         /// The guardrail.
@@ -111,6 +116,7 @@ impl Why {
             Self::WaitingForReplicas { .. } => "WaitingForReplicas",
             Self::WaitingForTraffic => "WaitingForTraffic",
             Self::WaitingForHold { .. } => "WaitingForHold",
+            Self::WaitingForClock { .. } => "WaitingForClock",
             Self::WaitingForWindow { .. } => "WaitingForWindow",
             Self::Inconclusive { .. } => "Inconclusive",
             Self::NoData { .. } => "NoData",
@@ -152,6 +158,9 @@ impl Why {
             }
             Self::WaitingForHold { what, until } => {
                 format!("{what} lasts at least until {}", short(*until))
+            }
+            Self::WaitingForClock { until } => {
+                format!("the clock went back: nothing widens before {until}, a recorded time")
             }
             Self::WaitingForWindow { guardrail } => {
                 format!("guardrail {guardrail} needs a whole window within this step")
@@ -205,6 +214,7 @@ impl Why {
             | Self::WaitingForReplicas { .. }
             | Self::WaitingForTraffic
             | Self::WaitingForHold { .. }
+            | Self::WaitingForClock { .. }
             | Self::WaitingForWindow { .. }
             | Self::Paused
             | Self::StableUnhealthy

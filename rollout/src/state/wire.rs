@@ -213,7 +213,7 @@ pub fn write_run(run: &Run, ending: Option<&Ending>) -> RunStatus {
         applied_at: held.and_then(|held| held.applied_at).map(Time),
         held: held
             .filter(|held| !held.before.is_zero())
-            .map(|held| DurationText(format!("{}ms", held.before.as_millis().max(0)))),
+            .map(|held| write_duration(held.before)),
         waiting_since: run.waiting_since.map(Time),
         earned_weight: run.earned.into(),
         guardrails: run.tallies.iter().map(write_tally).collect(),
@@ -223,6 +223,30 @@ pub fn write_run(run: &Run, ending: Option<&Ending>) -> RunStatus {
             message: ending.message.clone(),
         }),
     }
+}
+
+/// A duration as the schema wants it: no part has more than five digits.
+fn write_duration(duration: SignedDuration) -> DurationText {
+    const HOURS_MAX: i128 = 99_999;
+    let millis = duration.as_millis().max(0);
+    let hours = (millis / 3_600_000).min(HOURS_MAX);
+    let parts = [
+        (hours, "h"),
+        (millis / 60_000 % 60, "m"),
+        (millis / 1000 % 60, "s"),
+        (millis % 1000, "ms"),
+    ];
+    let text = parts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .fold(String::new(), |text, (count, unit)| {
+            text + &count.to_string() + unit
+        });
+    DurationText(if text.is_empty() {
+        "0s".to_owned()
+    } else {
+        text
+    })
 }
 
 fn write_tally((name, tally): (&String, &Tally)) -> GuardrailStatus {

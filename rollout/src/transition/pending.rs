@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::{Draft, Transition, drain};
+use super::{Draft, NO_REPLICAS, Transition, drain};
 use crate::{
     observation::Observation,
     state::{Phase, State},
@@ -27,7 +27,7 @@ pub(super) fn advance(
     }
     let wanted = seen.wanted.revision.clone();
     match revision {
-        Some(revision) if revision == wanted => bring_up(state, &revision, seen, now),
+        Some(revision) if revision == wanted => bring_up(state, &revision, seen),
         former => begin(state, former, wanted, seen, now),
     }
 }
@@ -66,13 +66,13 @@ fn begin(
     }
 }
 
-fn bring_up(mut state: State, revision: &str, seen: &Observation, _now: Timestamp) -> Transition {
+fn bring_up(mut state: State, revision: &str, seen: &Observation) -> Transition {
     let want = seen.wanted.replicas.max(1);
     let track = seen.tracks.get(revision);
     let ready = track.map_or(0, |track| track.ready);
     if ready < want {
         let trouble = if seen.wanted.replicas == 0 {
-            Some("spec.replicas is 0".to_owned())
+            Some(NO_REPLICAS.to_owned())
         } else {
             track.and_then(|track| track.trouble.clone())
         };

@@ -10,7 +10,7 @@ use super::{Draft, Transition, condemn, drain, remember_run};
 use crate::{
     observation::{Frozen, Observation},
     plan::Plan,
-    state::{EndResult, Ending, Hold, Phase, Run, Stage, State},
+    state::{EndResult, Ending, Hold, Phase, Run, Stage, State, recorded},
     weight::Weight,
     why::Why,
 };
@@ -45,7 +45,7 @@ pub(super) fn advance(mut trial: Trial, seen: &Observation, now: Timestamp) -> T
     }
     if let Some(ending) = endings::ending(&trial.run, plan, &trial.stable, seen, now) {
         if endings::has_fallback(&trial.stable, &trial.run, seen) {
-            return begin_ending(trial, ending);
+            return begin_ending(trial, ending, seen.wanted.attempt);
         }
         return trial.keep(Why::StableUnhealthy);
     }
@@ -75,19 +75,24 @@ pub(super) fn advance(mut trial: Trial, seen: &Observation, now: Timestamp) -> T
 fn no_plan(seen: &Observation) -> Why {
     let problem = match &seen.frozen {
         Frozen::Unreadable(problem) => problem.clone(),
-        Frozen::Plan(_) | Frozen::NoRun | Frozen::Missing => "it is being saved".to_owned(),
+        Frozen::Plan(_) | Frozen::NoRun | Frozen::Missing => {
+            if let Err(error) = &seen.wanted.plan {
+                return Why::InvalidSpec(error.clone());
+            }
+            "it is being saved".to_owned()
+        }
     };
     Why::PlanUnreadable { problem }
 }
 
-fn begin_ending(trial: Trial, ending: Ending) -> Transition {
+fn begin_ending(trial: Trial, ending: Ending, attempt: i64) -> Transition {
     let Trial {
         mut state,
         stable,
         mut run,
     } = trial;
     if ending.result == EndResult::RolledBack {
-        condemn(&mut state, &run, &ending.reason);
+        condemn(&mut state, &run, attempt, &ending.reason);
     }
     run.earned = Weight::ZERO;
     let record = Draft {
@@ -119,33 +124,39 @@ fn start(mut trial: Trial, plan: &Plan, seen: &Observation, now: Timestamp) -> T
     let capacity = capacity(&trial.run, seen);
     let want = first.weight.replicas(capacity);
     let ready = seen.ready(&trial.run.revision);
-    trial.run.waiting_since.get_or_insert(now);
+    if seen.ready(&trial.stable) == 0 {
+        // Not the canary's fault: its deadline does not run.
+        trial.run.waiting_since = None;
+        return trial.keep(Why::StableUnhealthy);
+    }
+    trial.run.waiting_since.get_or_insert_with(|| recorded(now));
     if ready < want {
         let why = waiting_for_pods(&trial.run, ready, want, seen);
         return trial.keep(why);
     }
-    let listed = seen
-        .route
-        .rule
-        .as_ref()
-        .is_some_and(|rule| rule.weights.contains_key(&trial.run.revision));
-    if !listed || !seen.route.applied.counts() {
+    if !is_served(&trial.run, seen) {
         return trial.keep(Why::WaitingForTraffic);
     }
-    if seen.ready(&trial.stable) == 0 {
-        return trial.keep(Why::StableUnhealthy);
+    if let Some(until) = clock_went_back(&trial.run, now) {
+        return trial.keep(Why::WaitingForClock { until });
     }
-    trial.run.exposed_at = Some(now);
+    trial.run.exposed_at = Some(recorded(now));
     enter_step(trial, plan, 0, now)
 }
 
 /// At a step or in the bake: is the whole weight served, has it lasted, do all guardrails pass?
 fn hold_or_go_on(mut trial: Trial, plan: &Plan, seen: &Observation, now: Timestamp) -> Transition {
-    if let Some(why) = not_applied(&mut trial.run, seen, now) {
+    if let Some(why) = not_applied(&mut trial.run, &trial.stable, seen, now) {
         return trial.keep(why);
     }
-    if seen.ready(&trial.stable) == 0 && seen.wanted.replicas > 0 {
+    if seen.ready(&trial.stable) == 0 {
         return trial.keep(Why::StableUnhealthy);
+    }
+    if let Some(until) = clock_went_back(&trial.run, now) {
+        return trial.keep(Why::WaitingForClock { until });
+    }
+    if let Some(problem) = contradiction(&trial.run, plan) {
+        return trial.keep(Why::PlanUnreadable { problem });
     }
     if let Some(why) = guardrails::blocked(&trial.run, plan, seen, now) {
         return trial.keep(why);
@@ -164,25 +175,85 @@ fn hold_or_go_on(mut trial: Trial, plan: &Plan, seen: &Observation, now: Timesta
 }
 
 /// Keeps the step's clock: it runs while the whole weight is served.
-fn not_applied(run: &mut Run, seen: &Observation, now: Timestamp) -> Option<Why> {
-    let routed = seen.routed(&run.revision);
-    if routed == run.earned && seen.route.applied.counts() {
+fn not_applied(run: &mut Run, stable: &str, seen: &Observation, now: Timestamp) -> Option<Why> {
+    if is_carried(run, stable, seen) && is_served(run, seen) {
         run.waiting_since = None;
         if let Some(held) = run.hold_mut() {
-            held.applied_at.get_or_insert(now);
+            held.start(now);
         }
         return None;
     }
-    run.waiting_since.get_or_insert(now);
+    run.waiting_since.get_or_insert_with(|| recorded(now));
     if let Some(held) = run.hold_mut() {
         held.stop(now);
     }
-    let capacity = capacity(run, seen);
-    let (ready, want) = (seen.ready(&run.revision), run.earned.replicas(capacity));
-    Some(if Weight::ready_share(ready, capacity) < run.earned {
-        waiting_for_pods(run, ready, want, seen)
-    } else {
+    let (ready, want) = (
+        seen.ready(&run.revision),
+        run.earned.replicas(capacity(run, seen)),
+    );
+    Some(if is_carried(run, stable, seen) {
         Why::WaitingForTraffic
+    } else {
+        waiting_for_pods(run, ready, want, seen)
+    })
+}
+
+/// Whether the canary's ready pods carry what it has earned.
+fn is_carried(run: &Run, stable: &str, seen: &Observation) -> bool {
+    ready_share(run, stable, seen) >= run.earned
+}
+
+/// Whether the data plane is known to serve what the canary has earned.
+fn is_served(run: &Run, seen: &Observation) -> bool {
+    let listed = seen
+        .route
+        .rule
+        .as_ref()
+        .is_some_and(|rule| rule.weights.contains_key(&run.revision));
+    listed && seen.routed(&run.revision) == run.earned && seen.route.applied.counts()
+}
+
+/// Whether the run still waits for pods or for its weight, by what is seen now.
+fn is_waiting(run: &Run, plan: &Plan, stable: &str, seen: &Observation) -> bool {
+    let short = match (&run.stage, plan.steps.first()) {
+        (Stage::Starting, Some(first)) => {
+            seen.ready(&run.revision) < first.weight.replicas(capacity(run, seen))
+        }
+        (Stage::Starting, None) => true,
+        (Stage::Step { .. } | Stage::Bake { .. }, _) => !is_carried(run, stable, seen),
+    };
+    short || !is_served(run, seen)
+}
+
+/// How far a recorded time may be ahead of the clock: it was rounded up.
+const ROUNDED: SignedDuration = SignedDuration::from_secs(1);
+
+/// The latest recorded time, if the clock went back behind it: until then no time can be told, and
+/// nothing widens.
+fn clock_went_back(run: &Run, now: Timestamp) -> Option<Timestamp> {
+    let held = run.hold();
+    let times = [
+        Some(run.started_at),
+        run.exposed_at,
+        held.map(|held| held.entered_at),
+        held.and_then(|held| held.applied_at),
+    ];
+    let latest = times.into_iter().flatten().max()?;
+    (latest.duration_since(now) > ROUNDED).then_some(latest)
+}
+
+/// What is wrong when status and plan do not belong together: nothing is earned by such a step.
+fn contradiction(run: &Run, plan: &Plan) -> Option<String> {
+    let weight = match &run.stage {
+        Stage::Starting => return None,
+        Stage::Step { index, .. } => plan.step(*index).map(|step| step.weight),
+        Stage::Bake { .. } => Some(Weight::FULL),
+    };
+    (weight != Some(run.earned)).then(|| {
+        format!(
+            "status.run.earnedWeight {} is not the weight of its step in the plan {}",
+            run.earned, run.plan
+        )
     })
 }
 
@@ -296,6 +367,7 @@ fn enter_bake(trial: Trial, plan: &Plan, now: Timestamp) -> Transition {
 
 /// What is counted per step begins anew.
 fn entered(run: &mut Run, now: Timestamp) {
+    let now = recorded(now);
     run.waiting_since = Some(now);
     for tally in run.tallies.values_mut() {
         tally.blind = tally.blind.map(|(verdict, _)| (verdict, now));
@@ -327,6 +399,14 @@ fn promote(trial: Trial, seen: &Observation, now: Timestamp) -> Transition {
         why: Why::Promoted,
         record: Some(record),
     }
+}
+
+/// The most that the canary's ready pods may carry. Capacity that was raised in the run counts once
+/// its pods are ready: until then the traffic is what fewer pods have served.
+pub(crate) fn ready_share(run: &Run, stable: &str, seen: &Observation) -> Weight {
+    let raised = seen.wanted.replicas.min(seen.ready(stable));
+    let capacity = run.stable_replicas.max(raised);
+    Weight::ready_share(seen.ready(&run.revision), capacity)
 }
 
 /// Pods that the whole traffic is meant for.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Draft, Transition};
+use super::{Draft, NO_REPLICAS, Transition};
 use crate::{
     observation::Observation,
-    state::{Condemned, Phase, Run, Stage, State},
+    state::{Condemned, Phase, Run, Stage, State, recorded},
     weight::Weight,
     why::Why,
 };
@@ -56,7 +56,7 @@ pub(crate) fn recover(seen: &Observation) -> State {
 }
 
 fn run_number(id: &str) -> Option<u64> {
-    id.strip_prefix('r')?.parse().ok()
+    id.strip_prefix('r')?.parse::<u32>().ok().map(u64::from)
 }
 
 pub(super) fn advance(
@@ -97,7 +97,17 @@ pub(super) fn advance(
     if wanted.paused {
         return Transition::stay(state, Why::Paused);
     }
-    if seen.ready(stable) == 0 && wanted.replicas > 0 {
+    if wanted.replicas == 0 {
+        // Of no pods nothing can be tried, and nobody is to blame for it.
+        let (ready, trouble) = (seen.ready(stable), Some(NO_REPLICAS.to_owned()));
+        let why = Why::WaitingForReplicas {
+            ready,
+            want: 1,
+            trouble,
+        };
+        return Transition::stay(state, why);
+    }
+    if seen.ready(stable) == 0 {
         return Transition::stay(state, Why::StableUnhealthy);
     }
     begin(state, stable, seen, now)
@@ -138,16 +148,16 @@ fn begin(mut state: State, stable: &str, seen: &Observation, now: Timestamp) -> 
         plan: format!("{}-plan-{id}", seen.name),
         id,
         revision,
-        started_at: now,
+        started_at: recorded(now),
         attempt: seen.wanted.attempt,
         stable_replicas: seen
             .tracks
             .get(stable)
-            .map_or(seen.wanted.replicas, |track| track.replicas),
+            .map_or(seen.wanted.replicas, |track| track.replicas.max(1)),
         exposed_at: None,
         stage: Stage::Starting,
         earned: Weight::ZERO,
-        waiting_since: Some(now),
+        waiting_since: Some(recorded(now)),
         tallies: BTreeMap::new(),
     };
     state.phase = Phase::Running {

@@ -15,15 +15,28 @@ const RUN: SignedDuration = SignedDuration::from_secs(5);
 /// At rest: a guard against an event that never came.
 const REST: SignedDuration = SignedDuration::from_mins(5);
 
-pub(crate) fn wake_after(next: &State, seen: &Observation, now: Timestamp) -> SignedDuration {
+/// No wait is shorter: whatever a stored plan says, the loop must not be a busy one.
+const SHORTEST: SignedDuration = SignedDuration::from_millis(20);
+
+pub(crate) fn wake_after(
+    next: &State,
+    seen: &Observation,
+    is_transition: bool,
+    now: Timestamp,
+) -> SignedDuration {
+    if is_transition {
+        // One transition at a time: another may be due at once.
+        return POLL;
+    }
     let present = match &next.phase {
         Phase::Unknown { .. } => REST,
         Phase::Pending { .. } | Phase::Settled { .. } if !seen.problems.is_empty() => RUN,
         Phase::Pending { revision } => match revision {
-            Some(revision) if seen.ready(revision) > 0 => POLL,
+            Some(revision) if seen.ready(revision) >= seen.wanted.replicas.max(1) => POLL,
             Some(_) => RUN,
             None => REST,
         },
+        Phase::Settled { .. } if seen.route.rule.is_some() && !seen.route.applied.counts() => RUN,
         Phase::Settled { .. } => REST,
         Phase::Ending { .. } => POLL,
         Phase::Running { run, .. } => running(run, seen, now),
@@ -32,7 +45,7 @@ pub(crate) fn wake_after(next: &State, seen: &Observation, now: Timestamp) -> Si
         .draining
         .values()
         .map(|until| until.duration_since(now).max(POLL));
-    drained.chain([present]).min().unwrap_or(REST)
+    drained.chain([present]).min().unwrap_or(REST).max(SHORTEST)
 }
 
 fn running(run: &Run, seen: &Observation, now: Timestamp) -> SignedDuration {
@@ -42,9 +55,7 @@ fn running(run: &Run, seen: &Observation, now: Timestamp) -> SignedDuration {
     let Frozen::Plan(plan) = &seen.frozen else {
         return POLL;
     };
-    let left = left_to_hold(run, plan, now)
-        .unwrap_or(RUN)
-        .max(SignedDuration::from_millis(20));
+    let left = left_to_hold(run, plan, now).unwrap_or(RUN);
     let intervals = plan.guardrails.iter().map(|guardrail| guardrail.interval);
     intervals.chain([left, RUN]).min().unwrap_or(RUN)
 }

@@ -15,7 +15,7 @@ use rollout::{
     },
     plan::{BlindPolicy, Plan, SpecError, Step},
     report,
-    state::State,
+    state::{Phase, State},
     weight::Weight,
 };
 use verdict::Verdict;
@@ -57,10 +57,13 @@ pub(crate) struct Cluster {
     pub(crate) tracks: BTreeMap<String, SeenTrack>,
     pub(crate) rule: Option<SeenRule>,
     pub(crate) applied: bool,
-    /// Every weight that a revision got, in order, since it was last wanted anew.
     pub(crate) revisions: BTreeMap<String, SeenRevision>,
     pub(crate) plans: BTreeMap<String, Plan>,
     pub(crate) writes: usize,
+    /// The plan that a new run gets.
+    pub(crate) plan: Plan,
+    /// What guardrails measure.
+    pub(crate) value: f64,
 }
 
 pub(crate) fn plan() -> Plan {
@@ -95,6 +98,46 @@ pub(crate) fn plan() -> Plan {
     }
 }
 
+/// What the API server would hand back; what its schema refuses is a failure of the test.
+fn stored(status: &ModelDeploymentStatus) -> ModelDeploymentStatus {
+    let sizes = [
+        (status.revisions.len(), 8),
+        (status.decisions.len(), 10),
+        (status.history.len(), 10),
+        (status.condemned.len(), 10),
+    ];
+    assert!(sizes.iter().all(|(length, most)| length <= most));
+    if let Some(held) = status.run.as_ref().and_then(|run| run.held.as_ref()) {
+        let digits = held.0.split(|c: char| !c.is_ascii_digit());
+        assert!(digits.clone().all(|part| part.len() <= 5), "{held:?}");
+        assert!(held.0.len() <= 24, "{held:?}");
+    }
+    let measured = status.decisions.iter().flat_map(|made| &made.guardrails);
+    for number in measured.flat_map(|one| one.value.iter().chain(&one.samples)) {
+        let (whole, part) = number.0.split_once('.').unwrap_or((&number.0, "0"));
+        let fits = whole.trim_start_matches('-').len() <= 15 && part.len() <= 9;
+        assert!(fits && number.parse().is_ok(), "{number:?}");
+    }
+    serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap()
+}
+
+/// What holds for every decision, whatever led to it.
+fn check(decision: &Decision, status: &ModelDeploymentStatus) {
+    let read = State::read(status);
+    let is_kept = matches!(decision.next.phase, Phase::Unknown { .. }) || read.is_none();
+    if !is_kept {
+        assert_eq!(
+            read.as_ref(),
+            Some(&decision.next),
+            "a status says what was decided"
+        );
+    }
+    let is_running = matches!(decision.next.phase, Phase::Running { .. });
+    let longest = if is_running { 5_000 } else { 300_000 };
+    let wake = decision.wake_after.as_millis();
+    assert!((20..=longest).contains(&wake), "wakes after {wake} ms");
+}
+
 impl Cluster {
     pub(crate) fn new(spec: Revision) -> Self {
         Self {
@@ -114,6 +157,8 @@ impl Cluster {
             revisions: BTreeMap::new(),
             plans: BTreeMap::new(),
             writes: 0,
+            plan: plan(),
+            value: 0.01,
         }
     }
 
@@ -151,7 +196,7 @@ impl Cluster {
                 paused: self.paused,
                 attempt: self.attempt,
                 plan: if self.spec_is_valid {
-                    Ok(plan())
+                    Ok(self.plan.clone())
                 } else {
                     Err(invalid)
                 },
@@ -199,7 +244,7 @@ impl Cluster {
                 window_start: self.now - guardrail.query_window(since, self.now),
                 at: self.now,
                 verdict: verdict(&run.revision),
-                value: Some(0.01),
+                value: Some(self.value),
                 samples: Some(100.0),
                 problem: None,
             })
@@ -211,7 +256,8 @@ impl Cluster {
         let seen = self.observe();
         let state = self.state();
         let decision = decide(state.as_ref(), &seen, self.now);
-        let status = report::status(&self.status, &decision, &seen, self.now);
+        let status = stored(&report::status(&self.status, &decision, &seen, self.now));
+        check(&decision, &status);
         let mut effects = match ending {
             Ending::DiesAfter(effects) => effects,
             Ending::Completes | Ending::RecordRefused | Ending::Conflict => usize::MAX,

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use super::{
     super::passed,
     guardrails::{self, breached},
+    is_waiting,
 };
 use crate::{
     observation::{Frozen, Observation},
@@ -20,7 +21,6 @@ use crate::{
 pub(super) fn has_fallback(stable: &str, run: &Run, seen: &Observation) -> bool {
     !seen.problems.is_empty()
         || seen.ready(stable) > 0
-        || seen.wanted.replicas == 0
         || (seen.route.rule.is_some() && seen.routed(&run.revision) == Weight::ZERO)
 }
 
@@ -36,7 +36,7 @@ pub(super) fn ending(
         .or_else(|| plan.and_then(|plan| failed(run, plan, seen)))
         .or_else(|| unwanted(run, stable, seen))
         .or_else(|| plan_lost(run, seen))
-        .or_else(|| plan.and_then(|plan| late(run, plan, seen, now)))
+        .or_else(|| plan.and_then(|plan| late(run, plan, stable, seen, now)))
         .or_else(|| plan.and_then(|plan| blind(run, plan, now)))
 }
 
@@ -67,7 +67,7 @@ fn failed(run: &Run, plan: &Plan, seen: &Observation) -> Option<Ending> {
     let judgement = seen
         .judgements
         .iter()
-        .find(|seen| seen.guardrail == guardrail.name);
+        .find(|seen| seen.guardrail == guardrail.name && seen.revision == run.revision);
     let measured = judgement
         .and_then(|judgement| judgement.value.zip(judgement.samples))
         .map(|(value, samples)| {
@@ -116,13 +116,22 @@ fn plan_lost(run: &Run, seen: &Observation) -> Option<Ending> {
     })
 }
 
-fn late(run: &Run, plan: &Plan, seen: &Observation, now: Timestamp) -> Option<Ending> {
-    if seen.wanted.paused {
+fn late(
+    run: &Run,
+    plan: &Plan,
+    stable: &str,
+    seen: &Observation,
+    now: Timestamp,
+) -> Option<Ending> {
+    if seen.wanted.paused || seen.ready(stable) == 0 {
         return None;
     }
-    let waited = run
-        .waiting_since
-        .is_some_and(|since| passed(since, plan.progress_deadline, now));
+    // An operator that was away may find long ago what it still waited for.
+    let waited = seen.problems.is_empty()
+        && is_waiting(run, plan, stable, seen)
+        && run
+            .waiting_since
+            .is_some_and(|since| passed(since, plan.progress_deadline, now));
     if waited {
         let trouble = seen
             .tracks

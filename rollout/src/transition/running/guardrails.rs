@@ -9,7 +9,7 @@ use crate::{
     guardrail::{Guardrail, Judgement},
     observation::Observation,
     plan::{BlindPolicy, Plan},
-    state::{Run, since_at},
+    state::{Run, recorded, since_at},
     why::Why,
 };
 
@@ -22,17 +22,20 @@ pub(super) fn tally(run: &mut Run, plan: &Plan, seen: &Observation, now: Timesta
         };
         let (started, verdict) = (run.started_at, judgement.verdict);
         let tally = run.tallies.entry(guardrail.name.clone()).or_default();
-        let counted = tally
-            .failed_at
-            .is_some_and(|at| judgement.window_start < at);
-        if verdict == Verdict::Fail && judgement.window_start >= started && !counted {
+        // A clock that went back makes no failure an old one, and hides none behind a later one.
+        let in_run = judgement.window_start >= started || now < started;
+        let counted = tally.failed_at.is_some_and(|at| {
+            let overlaps = judgement.at.saturating_add(guardrail.window);
+            judgement.window_start < at && overlaps.is_ok_and(|end| end > at)
+        });
+        if verdict == Verdict::Fail && in_run && !counted {
             tally.failures = tally.failures.saturating_add(1);
-            tally.failed_at = Some(judgement.at);
+            tally.failed_at = Some(recorded(judgement.at));
         }
         tally.blind = match (verdict.is_blind(), tally.blind) {
             (false, _) => None,
             (true, Some((_, since))) => Some((verdict, since)),
-            (true, None) => Some((verdict, now)),
+            (true, None) => Some((verdict, recorded(now))),
         };
     }
 }
@@ -133,15 +136,17 @@ fn is_fresh_pass(run: &Run, guardrail: &Guardrail, pass: &Judgement, now: Timest
     };
     let age = since_at(pass.at, now);
     let kept = guardrail.interval.saturating_add(guardrail.interval);
-    pass.window_start >= applied_at
-        && pass.at.duration_since(pass.window_start) >= guardrail.window
+    pass.at <= now
+        && pass.window_start >= applied_at
+        && pass.at.duration_since(pass.window_start) >= guardrail.whole_window()
         && age <= kept.max(SignedDuration::from_secs(5))
 }
 
-/// Whether the step's deadline has passed.
+/// Whether the step's deadline has passed. It runs while the weight is served: a step that was
+/// paused or had no pods could not decide itself.
 pub(super) fn is_overdue(run: &Run, plan: &Plan, now: Timestamp) -> bool {
     run.hold()
-        .is_some_and(|held| passed(held.entered_at, plan.step_deadline, now))
+        .is_some_and(|held| held.elapsed(now) >= plan.step_deadline)
 }
 
 /// Whether some guardrail is inconclusive and none says worse.
