@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Where the artifact is: http(s)://… or file://…; a folder ends with a slash.
     #[arg(long, env = "SLUICE_MODEL_URI")]
     model_uri: Option<String>,
-    /// Digest of the artifact, as sha256:<hex>.
+    /// Digest of the artifact, such as `sha256:9f86…`.
     #[arg(long, env = "SLUICE_MODEL_DIGEST")]
     model_digest: Option<String>,
     /// Value of the metrics' label `model_deployment`; the model's name where absent.

@@ -1,6 +1,6 @@
 //! Fetching the model artifact: nothing but bytes with the expected digest gets past here.
 //!
-//! A [`Fetch`] only moves bytes into an [`Intake`]; the intake bounds, hashes and stores them, so no
+//! A `Fetch` only moves bytes into an `Intake`; the intake bounds, hashes and stores them, so no
 //! source can forget to.
 
 mod digest;
