@@ -17,5 +17,6 @@ pub mod models;
 pub mod prometheus;
 pub mod router;
 pub mod serve;
+pub mod targets;
 pub mod timeline;
 pub mod wait;

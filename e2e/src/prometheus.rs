@@ -19,7 +19,15 @@ const READY_WITHIN: Duration = Duration::from_secs(90);
 /// Installs it and waits until it is ready.
 pub async fn install(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.namespace(NAMESPACE).await?;
-    let manifest = MANIFEST.replace("IMAGE", &cluster.image("sluice-prometheus"));
+    let manifest = MANIFEST
+        .replace(
+            "image: IMAGE",
+            &format!("image: {}", cluster.image("sluice-prometheus")),
+        )
+        .replace(
+            "image: E2E",
+            &format!("image: {}", cluster.image("sluice-e2e")),
+        );
     cluster.apply_yaml(NAMESPACE, &manifest).await?;
     wait::rolled_out(&cluster.client, NAMESPACE, NAME, READY_WITHIN).await
 }

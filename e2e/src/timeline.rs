@@ -151,7 +151,10 @@ impl Printer {
                 measured.name,
                 number(&measured.value),
                 measured.threshold.as_deref().unwrap_or(""),
-                number(&measured.samples),
+                measured
+                    .samples
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), whole),
                 measured.verdict,
             );
             self.line(
@@ -171,6 +174,10 @@ impl Printer {
         let (_, reason) = condition(object, "Ready");
         let at = phase(object);
         let waiting = format!("{at} {reason}");
+        if reason == "Progressing" {
+            // The decision itself, which has its own line.
+            return;
+        }
         if !matches!(at, "Progressing" | "Baking" | "Pending" | "RollingBack")
             || waiting == self.last_waiting
         {
@@ -199,6 +206,12 @@ impl Printer {
             writeln!(text, "{line}").unwrap_or_default();
         }
     }
+}
+
+/// Without its fraction: Prometheus extrapolates counts.
+fn whole(number: &crds::quantity::Number) -> String {
+    let value: Option<f64> = number.0.parse().ok();
+    value.map_or_else(|| number.0.clone(), |value| format!("{value:.0}"))
 }
 
 fn clock(at: jiff::Timestamp) -> String {

@@ -3,8 +3,8 @@
 use std::{fmt::Debug, future::Future, time::Duration};
 
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::apps::v1::Deployment;
-use kube::{Api, Client, Resource, runtime::wait::await_condition};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use kube::{Api, Client, Resource, api::ListParams, runtime::wait::await_condition};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -102,11 +102,31 @@ pub async fn rolled_out(
 ) -> anyhow::Result<()> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     let what = format!("Deployment {namespace}/{name} to be rolled out");
-    until(&api, name, &what, limit, |deployment| {
-        deployment.is_some_and(is_rolled_out)
-    })
-    .await?;
+    let done = |deployment: Option<&Deployment>| deployment.is_some_and(is_rolled_out);
+    if let Err(error) = until(&api, name, &what, limit, done).await {
+        let troubles = troubles(client, namespace).await.unwrap_or_default();
+        return Err(error.context(format!("pods that wait in {namespace}: {troubles:?}")));
+    }
     Ok(())
+}
+
+/// Why containers of a namespace wait, as the kubelet says it.
+async fn troubles(client: &Client, namespace: &str) -> anyhow::Result<Vec<String>> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pods = api.list(&ListParams::default()).await?;
+    let waiting = pods.into_iter().flat_map(|pod| {
+        let name = pod.metadata.name.unwrap_or_default();
+        let statuses = pod.status.and_then(|status| status.container_statuses);
+        statuses
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(move |status| {
+                let waiting = status.state?.waiting?;
+                let (reason, message) = (waiting.reason?, waiting.message.unwrap_or_default());
+                Some(format!("{name}: {reason}: {message}"))
+            })
+    });
+    Ok(waiting.collect())
 }
 
 fn is_rolled_out(deployment: &Deployment) -> bool {
