@@ -11,6 +11,7 @@
 #![allow(missing_docs, reason = "names of tests are claims")]
 
 mod cluster;
+mod edges;
 mod histories;
 
 use cluster::{Cluster, Ending};
