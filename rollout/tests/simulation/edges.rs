@@ -289,6 +289,7 @@ fn attempt_raised_before_the_breach_does_not_lift_it() {
     cluster.quality.insert("b", Verdict::Fail);
     assert!(cluster.until(10, |cluster| cluster.phase() == "RolledBack"));
     seconds(&mut cluster, 30);
+    assert_eq!(cluster.status.history.len(), 1);
     assert_eq!(cluster.phase(), "RolledBack");
     assert_eq!(
         cluster
@@ -401,4 +402,66 @@ fn pods_of_both_that_are_away_condemn_nobody() {
     seconds(&mut cluster, 400);
     assert_eq!(cluster.phase(), "Progressing");
     assert!(cluster.status.condemned.is_empty());
+}
+
+#[test]
+fn mark_of_an_older_run_does_not_condemn_a_new_one() {
+    let mut cluster = at(500);
+    cluster.quality.insert("b", Verdict::Fail);
+    assert!(cluster.until(10, |cluster| cluster.phase() == "RolledBack"));
+    cluster.quality.clear();
+    cluster.attempt = 2;
+    cluster.reconcile(Ending::DiesAfter(1));
+    assert!(cluster.rule.as_ref().unwrap().mark.is_some());
+    seconds(&mut cluster, 3);
+    assert_eq!(earned(&cluster), Weight::from_basis_points(100));
+}
+
+#[test]
+fn run_without_traffic_can_end_while_stable_is_away() {
+    let mut cluster = stable();
+    cluster.spec = "b";
+    cluster.reconcile(Ending::Completes);
+    cluster.broken.insert("a");
+    cluster.broken.insert("b");
+    cluster.pass(SignedDuration::from_secs(1));
+    cluster.spec = "a";
+    assert!(cluster.until(5, |cluster| cluster.status.run.is_none()));
+    assert_eq!(cluster.status.history[0].result, "Reverted");
+}
+
+#[test]
+fn status_keeps_the_last_word_on_what_cannot_be_read() {
+    let mut cluster = at(500);
+    seconds(&mut cluster, 2);
+    let before = cluster.status.clone();
+    cluster.unreadable = true;
+    let decision = cluster.reconcile(Ending::Completes);
+    assert!(
+        matches!(decision.why, Why::CannotSee { .. }),
+        "{:?}",
+        decision.why
+    );
+    let after = &cluster.status;
+    assert_eq!(
+        (&after.weight, &after.revisions),
+        (&before.weight, &before.revisions)
+    );
+    assert_eq!(after.run, before.run);
+    let available = |status: &ModelDeploymentStatus| {
+        let mut conditions = status.conditions.iter();
+        conditions.find(|said| said.type_ == "Available").cloned()
+    };
+    assert_eq!(available(after), available(&before));
+}
+
+#[test]
+fn canary_does_not_go_on_while_there_is_nothing_to_fall_back_to() {
+    let mut cluster = at(500);
+    cluster.broken.insert("a");
+    cluster.pass(SignedDuration::ZERO);
+    seconds(&mut cluster, 60);
+    assert_eq!(earned(&cluster), Weight::from_basis_points(500));
+    cluster.broken.clear();
+    assert!(cluster.until(120, |cluster| cluster.phase() == "Stable"));
 }

@@ -12,6 +12,7 @@
 
 mod cluster;
 mod edges;
+mod endings;
 mod histories;
 
 use cluster::{Cluster, Ending};
