@@ -14,6 +14,7 @@ mod cluster;
 mod edges;
 mod endings;
 mod histories;
+mod judgements;
 
 use cluster::{Cluster, Ending};
 use crds::ModelDeploymentStatus;
