@@ -6,7 +6,7 @@ use rollout::plan::SpecError;
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The API server refused or did not answer.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {}", plain(source))]
     Api {
         /// What was tried.
         what: String,
@@ -81,6 +81,15 @@ impl Failure {
                 Some(_) | None => Class::Transient,
             },
         }
+    }
+}
+
+/// What the API server said, without the form in which it said it.
+fn plain(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        status.message.clone()
+    } else {
+        error.to_string()
     }
 }
 

@@ -22,7 +22,7 @@ pub async fn reconcile(object: Arc<ModelDeployment>, ctx: Arc<Ctx>) -> Result<Ac
     let span = tracing::info_span!(
         "reconcile",
         namespace = object.namespace(),
-        name = object.name_any()
+        model_deployment = object.name_any()
     );
     let started = clock::monotonic();
     // On the heap: what one look holds is large, and few look at a time.
