@@ -37,13 +37,14 @@ fn run_with(change: impl FnOnce(&mut rollout::plan::Plan)) -> Cluster {
 fn no_write_gives_hold_time_away() {
     let mut cluster = stable();
     cluster.pass(SignedDuration::from_millis(900));
+    cluster.plan.steps[0].hold = SignedDuration::from_millis(9500);
     cluster.spec = "b";
     assert!(cluster.until(20, |cluster| cluster.weight("b") > Weight::ZERO));
     let served = cluster.now;
     assert!(cluster.until(60, |cluster| earned(cluster)
         > Weight::from_basis_points(100)));
     let held = cluster.now.duration_since(served) - SignedDuration::from_secs(1);
-    assert!(held >= SignedDuration::from_secs(10), "{held:?}");
+    assert!(held >= SignedDuration::from_millis(9500), "{held:?}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod edges;
 mod endings;
 mod histories;
 mod judgements;
+mod writes;
 
 use cluster::{Cluster, Ending};
 use crds::ModelDeploymentStatus;
