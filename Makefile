@@ -38,7 +38,7 @@ test: ## Everything that decides whether a change may land, in order, each with 
 	@hack/phases lint test-unit chart e2e
 
 test-unit: ## Tests that need neither root nor a cluster
-	cargo test --locked
+	SLUICE_ONNXRUNTIME="$$(images/onnxruntime)" cargo test --locked
 
 crds: ## Write the generated definitions into the chart
 	UPDATE=1 cargo test --locked -p sluice-crds --test generated

@@ -1,6 +1,5 @@
 # What is in each image. Read by images/build, which has image, base, cached and key.
 # shellcheck shell=bash disable=SC2034,SC2154,SC2164
-onnxruntime=1.31.1
 target=x86_64-unknown-linux-gnu
 : "${CARGO_TARGET_DIR:=$SLUICE_CACHE/target}"
 export CARGO_TARGET_DIR
@@ -56,21 +55,12 @@ sluice_e2e_contents() { cp "$static/sluice-e2e" "$1/"; }
 
 inference_image() {
     step "building the inference pod" dynamic_programs
-    local wheel=$SLUICE_CACHE/wheels/onnxruntime-$onnxruntime
-    cached "$wheel" "downloading ONNX Runtime $onnxruntime" onnxruntime_library
+    local library
+    library=$("$images/onnxruntime")
     base base ca-certificates
-    image sluice-inference-pod "$REPLY" inference_contents "$dynamic/sluice-inference-pod" "$wheel"
+    image sluice-inference-pod "$REPLY" inference_contents "$dynamic/sluice-inference-pod" "$library"
 }
-onnxruntime_library() {
-    python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
-        --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 --dest "$1" "onnxruntime==$onnxruntime"
-    unzip -j -d "$1" "$1"/*.whl "onnxruntime/capi/libonnxruntime.so.$onnxruntime"
-    rm "$1"/*.whl
-    chmod 755 "$1/libonnxruntime.so.$onnxruntime"
-}
-inference_contents() {
-    cp "$SLUICE_CACHE/wheels/onnxruntime-$onnxruntime/libonnxruntime.so.$onnxruntime" "$dynamic/sluice-inference-pod" "$1/"
-}
+inference_contents() { cp "$library" "$dynamic/sluice-inference-pod" "$1/"; }
 
 prometheus_image() {
     local folder
