@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down fmt lint lint-rust lint-files test test-unit crds chart deny docs e2e bench images cluster cluster-down ci
+.PHONY: help demo demo-down fmt lint lint-rust lint-files test test-unit crds chart deny docs e2e e2e-given bench images cluster cluster-down ci
 
 export SLUICE_CACHE ?= $(HOME)/.cache/sluice
 export CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
@@ -35,7 +35,7 @@ lint-files:
 	@hack/lint-files
 
 test: ## Everything that decides whether a change may land, in order, each with its time
-	@hack/phases lint test-unit chart e2e
+	@hack/phases lint test-unit chart e2e e2e-given
 
 test-unit: ## Tests that need neither root nor a cluster
 	SLUICE_ONNXRUNTIME="$$(images/onnxruntime)" cargo test --locked
@@ -56,6 +56,9 @@ docs: ## Build the documentation of every crate
 
 e2e: ## Run the scenarios on a real cluster
 	@$(ready) && cargo test --locked -p sluice-e2e --test '*' -- --test-threads=1 --nocapture
+
+e2e-given: ## Roll out on a second cluster, of which only kubeconfig and registry are known
+	@hack/given-cluster
 
 bench: ## Run the benchmarks on a real cluster
 	@$(ready) && "$$SLUICE_BIN_DIR/sluice-e2e" bench
