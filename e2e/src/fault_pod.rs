@@ -158,7 +158,11 @@ fn address(path: &str) -> String {
 fn kubeconfig() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Config", "current-context": NAME,
-        "clusters": [{"name": NAME, "cluster": {"server": format!("http://{NAME}.{}", chart::NAMESPACE)}}],
+        "clusters": [{"name": NAME, "cluster": {
+            "server": format!("http://{NAME}.{}", chart::NAMESPACE),
+            // Not for this server: a client in an image without certificates wants one to start.
+            "certificate-authority": "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
+        }}],
         "contexts": [{"name": NAME, "context": {"cluster": NAME, "user": "operator", "namespace": chart::NAMESPACE}}],
         "users": [{"name": "operator", "user": {
             "tokenFile": "/var/run/secrets/kubernetes.io/serviceaccount/token",

@@ -4,6 +4,7 @@
 //!
 //! No fakes: everything here talks to a real Kubernetes and to real pods.
 
+pub mod bench;
 pub mod chart;
 pub mod cluster;
 pub mod demo;

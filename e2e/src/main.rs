@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use sluice_e2e::{demo, fault_proxy, files, load, targets, timeline};
+use sluice_e2e::{bench, demo, fault_proxy, files, load, targets, timeline};
 use tracing_subscriber::EnvFilter;
 
 /// The programs of the end-to-end tests and the demo.
@@ -24,6 +24,7 @@ enum Command {
     FaultProxy(fault_proxy::FaultProxy),
     PrometheusTargets(targets::Targets),
     Demo(demo::Demo),
+    Bench(bench::Flags),
     Timeline(timeline::Timeline),
 }
 
@@ -56,6 +57,7 @@ async fn run() -> anyhow::Result<()> {
         Command::FaultProxy(args) => fault_proxy::run(args).await,
         Command::PrometheusTargets(args) => targets::run(args).await,
         Command::Demo(args) => Box::pin(demo::run(args)).await,
+        Command::Bench(args) => Box::pin(bench::run(args)).await,
         Command::Timeline(args) => timeline::run(args).await,
     }
 }

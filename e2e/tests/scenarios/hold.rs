@@ -1,9 +1,12 @@
 //! What cannot be seen neither advances nor rolls back.
 
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use k8s_openapi::api::{
+    apps::v1::ReplicaSet,
+    core::v1::{Pod, ResourceQuota},
+};
 use kube::{
     Api,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 use sluice_e2e::{
@@ -147,6 +150,7 @@ async fn a_canary_that_loses_its_pods_gets_nothing_until_they_are_back() -> anyh
         })
         .await?;
     quotas.delete("none", &DeleteParams::default()).await?;
+    touch(&scenario, &of_canary).await?;
     scenario.watched.promoted(DECIDED_WITHIN).await?;
     let steps = [
         "RunStarted 0%",
@@ -158,4 +162,17 @@ async fn a_canary_that_loses_its_pods_gets_nothing_until_they_are_back() -> anyh
     assert_eq!(last_run(&scenario.watched.get().await?), steps);
     assert_no_failures(&load.stop().await?, &[]);
     scenario.end().await
+}
+
+/// Makes the controller of ReplicaSets look again: after refused pods it waits for minutes.
+async fn touch(scenario: &Scenario, list: &ListParams) -> anyhow::Result<()> {
+    let client = scenario.cluster.client.clone();
+    let api: Api<ReplicaSet> = Api::namespaced(client, &scenario.namespace);
+    for set in api.list(list).await? {
+        let name = set.metadata.name.unwrap_or_default();
+        let patch = json!({"metadata": {"annotations": {"sluice.dev/e2e": "look again"}}});
+        api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
+    }
+    Ok(())
 }
