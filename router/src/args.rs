@@ -53,7 +53,7 @@ pub struct Args {
     /// Bound from a request head's first byte to its last.
     #[arg(long, env = "SLUICE_HEADER_READ_TIMEOUT", default_value = "10s", value_parser = parse_duration)]
     pub header_read_timeout: Duration,
-    /// Bound between two requests on a client's connection.
+    /// Bound between two requests on a client's connection, and on a client that takes nothing of its answer.
     #[arg(long, env = "SLUICE_IDLE_TIMEOUT", default_value = "2m", value_parser = parse_duration)]
     pub idle_timeout: Duration,
     /// Bound on a request head, in bytes.

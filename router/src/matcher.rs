@@ -96,6 +96,15 @@ impl PathMatch {
         }
     }
 
+    /// Whether this means every path that `other` means.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(_), _) => self == other,
+            // A request's path is never empty, but a prefix of all is.
+            (Self::Prefix(_), Self::Prefix(path) | Self::Exact(path)) => self.matches(path),
+        }
+    }
+
     fn specificity(&self) -> (u8, usize) {
         match self {
             Self::Prefix(prefix) => (0, prefix.len()),

@@ -110,6 +110,9 @@ impl Proxy {
         request: Request<Incoming>,
         tally: &mut Tally,
     ) -> Result<(Delivered, Bound), Refusal> {
+        if !served.is_known {
+            return Err(Refusal::Starting);
+        }
         let target = Target::of(&request)?;
         let rule = served.table.find(origin.port, &target.host, target.path());
         let rule = Arc::clone(rule.ok_or(Refusal::NoRoute)?);

@@ -16,6 +16,8 @@ use crate::table::objects::ObjectKey;
 pub struct Served {
     /// The table.
     pub table: Table,
+    /// Whether the table was made from what the cluster holds, and is not the empty one of the start.
+    pub is_known: bool,
     meters: Meters,
 }
 
@@ -47,7 +49,11 @@ impl Served {
 pub fn publish(table: Table, current: &ArcSwap<Served>, metrics: &Metrics, pool: &Pool) {
     let meters = metrics.adopt(&table, Instant::now());
     let endpoints = table.endpoints.clone();
-    current.store(Arc::new(Served { table, meters }));
+    current.store(Arc::new(Served {
+        table,
+        is_known: true,
+        meters,
+    }));
     // After the swap: a request that begins before it may still use what is closed here, and then
     // connects anew.
     pool.retain(&endpoints);

@@ -79,6 +79,8 @@ struct Endpoint {
     code: u16,
     bound: Bound,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Whether the endpoint was asked for more and has not given it: only this wait is its own.
+    waiting: bool,
     connection: Option<(Connection, Flight)>,
 }
 
@@ -96,6 +98,7 @@ pub(super) fn deliver(delivered: Delivered, bound: Bound, tally: Tally) -> Respo
         code: parts.status.as_u16(),
         bound,
         sleep: bound.sleep(),
+        waiting: false,
         connection: Some((connection, flight)),
     };
     let mut answer = AnswerBody {
@@ -177,7 +180,11 @@ impl Body for AnswerBody {
             }
             Source::Endpoint(endpoint) => endpoint,
         };
+        if !endpoint.waiting {
+            endpoint.keep_pace();
+        }
         let polled = Pin::new(&mut endpoint.body).poll_frame(cx);
+        endpoint.waiting = polled.is_pending();
         if polled.is_pending() && endpoint.overdue(cx) {
             Self::settle(&mut this.tally, 504);
             return Poll::Ready(Some(Err(
@@ -186,7 +193,6 @@ impl Body for AnswerBody {
         }
         match ready!(polled) {
             Some(Ok(frame)) => {
-                endpoint.keep_pace();
                 this.finish_if_over();
                 Poll::Ready(Some(Ok(frame)))
             }

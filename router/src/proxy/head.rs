@@ -138,6 +138,10 @@ pub(super) fn strip(headers: &mut HeaderMap) {
         // Whoever names these as hop-by-hop wants the next server to read another message.
         .filter(|name| *name != CONTENT_LENGTH && *name != HOST)
         .collect();
+    // Chunks say where a message ends; a length beside them is another message to whoever reads it.
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
@@ -185,6 +189,15 @@ mod tests {
         strip(&mut headers);
         let left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, ["content-length", "x-kept"]);
+    }
+
+    #[test]
+    fn a_length_beside_chunks_goes() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("3"));
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        strip(&mut headers);
+        assert!(headers.is_empty(), "{headers:?}");
     }
 
     #[test]

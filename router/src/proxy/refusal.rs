@@ -11,6 +11,7 @@ use super::tally::{CLIENT_WENT_AWAY, Tally};
 /// Why a request was not answered by a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
+    Starting,
     Malformed(&'static str),
     NoRoute,
     NotSupported,
@@ -25,6 +26,10 @@ pub(super) enum Refusal {
 impl Refusal {
     fn said(self) -> (StatusCode, &'static str) {
         match self {
+            Self::Starting => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the router does not know its routes yet",
+            ),
             Self::Malformed(why) => (StatusCode::BAD_REQUEST, why),
             Self::NoRoute => (StatusCode::NOT_FOUND, "no route for this host and path"),
             Self::NotSupported => (
@@ -60,7 +65,8 @@ impl Refusal {
         let (status, why) = self.said();
         tally.ended(match self {
             Self::ClientBroke => CLIENT_WENT_AWAY,
-            Self::Malformed(_)
+            Self::Starting
+            | Self::Malformed(_)
             | Self::NoRoute
             | Self::NotSupported
             | Self::NoWeight

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
-use super::guarded::{Guarded, Heads};
+use super::guarded::{Bounds, Guarded, Heads};
 use super::{Origin, Proxy};
 
 /// Bounds on what clients may do.
@@ -21,7 +21,7 @@ use super::{Origin, Proxy};
 pub struct Limits {
     /// From a head's first byte to its last.
     pub header_read_timeout: Duration,
-    /// Between two requests of a connection.
+    /// Between two requests of a connection, and between two parts of an answer that a client takes.
     pub idle_timeout: Duration,
     /// Size of a head.
     pub header_bytes_max: u32,
@@ -110,8 +110,13 @@ impl Server {
                     return;
                 }
             };
+            let Some(is_http2) = is_http2 else { return };
             let heads = Arc::new(Heads::default());
-            let io = Guarded::new(stream, Arc::clone(&heads), limits.header_read_timeout);
+            let bounds = Bounds {
+                head: (!is_http2).then_some(limits.header_read_timeout),
+                write: limits.idle_timeout,
+            };
+            let io = Guarded::new(stream, Arc::clone(&heads), bounds);
             let service = service_fn(move |request| {
                 let (proxy, busy) = (Arc::clone(&proxy), heads.begin());
                 async move {
@@ -121,18 +126,12 @@ impl Server {
                 }
             });
             let io = TokioIo::new(io);
-            let ended = match is_http2 {
-                None => return,
-                Some(false) => {
-                    watcher
-                        .watch(http1_builder(&limits).serve_connection(io, service))
-                        .await
-                }
-                Some(true) => {
-                    watcher
-                        .watch(http2_builder(&limits).serve_connection(io, service))
-                        .await
-                }
+            let ended = if is_http2 {
+                let serving = http2_builder(&limits).serve_connection(io, service);
+                watcher.watch(serving).await
+            } else {
+                let serving = http1_builder(&limits).serve_connection(io, service);
+                watcher.watch(serving).await
             };
             if let Err(error) = ended {
                 debug!(%client, %error, "connection of a client ended");

@@ -32,9 +32,21 @@ pub struct Attached {
     pub parents: Vec<(ParentReference, Finding)>,
 }
 
-/// Who has which hostname and path, by namespace: first come, first served.
+/// Who has which hostname and paths, by namespace: first come, first served.
 #[derive(Debug, Default)]
-pub struct Claims(BTreeMap<(u16, HostPattern, PathMatch), ObjectKey>);
+pub struct Claims(BTreeMap<(u16, HostPattern), Vec<(PathMatch, ObjectKey)>>);
+
+impl Claims {
+    /// The route of another namespace that has a path already. One that would only take part of an
+    /// older route's requests would take them all the same.
+    fn owner(&self, place: &Place, path: &PathMatch, namespace: &str) -> Option<&ObjectKey> {
+        let claimed = self.0.get(&(place.port, place.host.clone()))?;
+        claimed
+            .iter()
+            .find(|(taken, owner)| owner.namespace != namespace && taken.covers(path))
+            .map(|(_, owner)| owner)
+    }
+}
 
 /// Attaches a route to the listeners that admit it.
 pub fn attach(
@@ -194,13 +206,9 @@ fn claim(
     }
     let own = ObjectKey::of(&candidate.newest.metadata);
     let paths = route::paths(candidate.serving());
-    let mut wanted = Vec::new();
     for (_, place) in places {
         for path in &paths {
-            let claimed = (place.port, place.host.clone(), path.clone());
-            if let Some(owner) = claims.0.get(&claimed)
-                && owner.namespace != own.namespace
-            {
+            if let Some(owner) = claims.owner(place, path, &own.namespace) {
                 let message =
                     format!("route {owner}, which is older, has the same hostname and path");
                 return Err(Finding::no(
@@ -209,11 +217,14 @@ fn claim(
                     message,
                 ));
             }
-            wanted.push(claimed);
         }
     }
-    for claimed in wanted {
-        claims.0.entry(claimed).or_insert_with(|| own.clone());
+    for (_, place) in places {
+        let claimed = claims
+            .0
+            .entry((place.port, place.host.clone()))
+            .or_default();
+        claimed.extend(paths.iter().map(|path| (path.clone(), own.clone())));
     }
     Ok(())
 }

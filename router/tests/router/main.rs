@@ -15,6 +15,7 @@
 
 mod backend;
 mod objects;
+mod patience;
 mod retry;
 mod rolling;
 mod split;

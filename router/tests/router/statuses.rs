@@ -311,12 +311,19 @@ fn of_two_namespaces_with_one_hostname_the_older_route_wins() {
         "Accepted=false HostnameConflict"
     );
     assert_eq!(served(&built), ["ml/b"]);
-    // Another path does not clash, nor does the same namespace.
-    younger["spec"]["rules"][0]["matches"] = json!([{"path": {"value": "/a"}}]);
+    // A path below it would take part of its requests; the wider path takes only what is left.
+    let mut below = younger.clone();
+    below["spec"]["rules"][0]["matches"] = json!([{"path": {"value": "/a"}}]);
+    let built = build(&with(&[below, route("b", "ml", &spec)]));
     assert_eq!(
-        served(&build(&with(&[younger, route("b", "ml", &spec)]))),
-        ["ml/b", "aa/a"]
+        said(&built, "aa", "a")[0],
+        "Accepted=false HostnameConflict"
     );
+    assert_eq!(served(&built), ["ml/b"]);
+    let mut narrow = route("b", "ml", &spec);
+    narrow["spec"]["rules"][0]["matches"] = json!([{"path": {"value": "/a"}}]);
+    assert_eq!(served(&build(&with(&[younger, narrow]))), ["ml/b", "aa/a"]);
+    // The same namespace never clashes with itself.
     let twins = with(&[route("a", "ml", &spec), route("b", "ml", &spec)]);
     assert_eq!(served(&build(&twins)), ["ml/a", "ml/b"]);
 }

@@ -37,17 +37,39 @@ pub struct World {
     pub address: SocketAddr,
 }
 
+/// Bounds that tests shorten.
+pub struct Times {
+    pub request: Duration,
+    pub idle: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            request: Duration::from_secs(30),
+            idle: Duration::from_mins(1),
+        }
+    }
+}
+
 impl World {
     pub async fn start(objects: &Objects) -> Self {
+        Self::timed(objects, Times::default()).await
+    }
+
+    pub async fn timed(objects: &Objects, times: Times) -> Self {
+        let world = Self::unconfigured(times).await;
+        world.publish(objects);
+        world
+    }
+
+    /// A router that knows nothing of the cluster yet.
+    pub async fn unconfigured(times: Times) -> Self {
         let key = SplitKey::new(b"a secret of the test").unwrap();
-        let proxy = Arc::new(Proxy::new(
-            key,
-            Duration::from_secs(30),
-            Duration::from_secs(1),
-        ));
+        let proxy = Arc::new(Proxy::new(key, times.request, Duration::from_secs(1)));
         let limits = Limits {
             header_read_timeout: Duration::from_millis(300),
-            idle_timeout: Duration::from_mins(1),
+            idle_timeout: times.idle,
             header_bytes_max: 16 * 1024,
             connections_max: 100,
         };
@@ -56,13 +78,11 @@ impl World {
         let address = listener.local_addr().unwrap();
         let accepting = Arc::clone(&server);
         tokio::spawn(async move { accepting.accept(80, listener).await });
-        let world = Self {
+        Self {
             proxy,
             server,
             address,
-        };
-        world.publish(objects);
-        world
+        }
     }
 
     pub fn publish(&self, objects: &Objects) {
