@@ -60,8 +60,9 @@ e2e: ## Run the scenarios on a real cluster
 e2e-given: ## Roll out on a second cluster, of which only kubeconfig and registry are known
 	@hack/given-cluster
 
-bench: ## Run the benchmarks on a real cluster
-	@$(ready) && "$$SLUICE_BIN_DIR/sluice-e2e" bench
+bench: ## Run the benchmarks on a real cluster; BENCH_FLAGS="--only rollback" and the like
+	@$(ready) && SLUICE_COMMIT="$$(git describe --always --dirty --abbrev=40 --exclude='*' || echo unknown)" \
+		"$$SLUICE_BIN_DIR/sluice-e2e" bench $(BENCH_FLAGS)
 
 images: ## Build the images and load them into the cluster, where one is up
 	@if [ -f "$${SLUICE_KUBECONFIG:-$${SLUICE_CLUSTER_DIR:-.cluster}/kubeconfig}" ]; then images/build --load; else images/build; fi

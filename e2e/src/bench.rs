@@ -66,19 +66,6 @@ pub(crate) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// One line of the result.
-    pub(crate) fn print(&self, line: &Line) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        writeln!(out, "{}", serde_json::to_string(line)?)?;
-        out.flush().context("cannot write to stdout")
-    }
-
-    /// Progress.
-    pub(crate) fn say(&self, what: &str) {
-        // Nothing is left to do about a stderr that cannot be written.
-        writeln!(io::stderr(), "{what}").unwrap_or_default();
-    }
-
     /// A plot of delays, where plots are wanted.
     pub(crate) fn plot(&self, name: &str, measured: &[f64], floor: &[f64]) -> anyhow::Result<()> {
         let Some(folder) = &self.plots else {
@@ -95,6 +82,19 @@ impl Bench<'_> {
     }
 }
 
+/// One line of the result.
+pub(crate) fn print(line: &Line) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", serde_json::to_string(line)?)?;
+    out.flush().context("cannot write to stdout")
+}
+
+/// Progress.
+pub(crate) fn say(what: &str) {
+    // Nothing is left to do about a stderr that cannot be written.
+    writeln!(io::stderr(), "{what}").unwrap_or_default();
+}
+
 /// Runs the benchmarks.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
     if flags.trials == 0 || flags.objects == 0 || flags.idle == 0 || flags.restarts == 0 {
@@ -105,19 +105,19 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         cluster: &cluster,
         plots: flags.plots,
     };
-    bench.say("installing Prometheus and Sluice");
+    say("installing Prometheus and Sluice");
     prometheus::install(&cluster).await?;
     chart::install(&cluster, &chart::values(&cluster)).await?;
     let wanted = |part| flags.only.is_empty() || flags.only.contains(&part);
     let mut failed = Vec::new();
     let mut note = |part: &str, done: anyhow::Result<()>| {
         if let Err(error) = done {
-            bench.say(&format!("{part}: {error:#}"));
+            say(&format!("{part}: {error:#}"));
             failed.push(part.to_owned());
         }
     };
     if wanted(Part::Images) {
-        note("images", images::run(&bench));
+        note("images", images::run());
     }
     if wanted(Part::Rollback) {
         note(

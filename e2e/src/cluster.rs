@@ -21,8 +21,9 @@ const MANAGER: &str = "sluice-e2e";
 /// How long a namespace may take to go.
 const GONE_WITHIN: Duration = Duration::from_secs(90);
 /// Kinds without a namespace.
-const CLUSTER_SCOPED: [&str; 7] = [
+const CLUSTER_SCOPED: [&str; 8] = [
     "Namespace",
+    "Node",
     "ClusterRole",
     "ClusterRoleBinding",
     "MetricSource",

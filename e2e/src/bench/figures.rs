@@ -1,11 +1,8 @@
 //! What the operator and its node say of the operator: its metrics, its memory, its processor time.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, bail, ensure};
 use crds::contract;
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::Value;
 
 use crate::{bench::Bench, chart};
 
@@ -77,33 +74,39 @@ pub(crate) async fn counters(bench: &Bench<'_>, pod: &str) -> anyhow::Result<Cou
 pub(crate) async fn usage(bench: &Bench<'_>, pod: &Pod) -> anyhow::Result<Usage> {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     let node = node.context("the operator's pod has no node")?;
-    let uri = format!("/api/v1/nodes/{node}/proxy/stats/summary");
+    let uri = format!("/api/v1/nodes/{node}/proxy/metrics/cadvisor");
     let request = http::Request::get(&uri).body(Vec::new())?;
-    let summary: Value = Box::pin(bench.cluster.client.request(request))
+    let text = Box::pin(bench.cluster.client.request_text(request))
         .await
         .with_context(|| format!("cannot read {uri}"))?;
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    of_pod(&summary, name).with_context(|| format!("{uri} tells no figures of {name}"))
+    of_pod(&text, name).with_context(|| format!("{uri} tells no figures of {name}"))
 }
 
-fn of_pod(summary: &Value, name: &str) -> Option<Usage> {
-    let pods = summary.get("pods")?.as_array()?;
-    let pod = pods.iter().find(|pod| pod["podRef"]["name"] == name)?;
-    let container = pod.get("containers")?.get(0)?;
-    let number = |pointer: &str| container.pointer(pointer).and_then(Value::as_f64);
-    let at: jiff::Timestamp = container.pointer("/cpu/time")?.as_str()?.parse().ok()?;
-    let at = Duration::try_from(at.duration_since(jiff::Timestamp::UNIX_EPOCH)).ok()?;
+/// The figures of a pod as a whole: nodes differ in how they name its containers.
+fn of_pod(text: &str, name: &str) -> Option<Usage> {
+    let of_it = format!("pod=\"{name}\"");
+    let sample = |metric: &str| {
+        let line = text.lines().find(|line| {
+            line.starts_with(metric) && line.contains("{container=\"\",") && line.contains(&of_it)
+        });
+        let mut numbers = line?.rsplit_once('}')?.1.split_whitespace();
+        let value: f64 = numbers.next()?.parse().ok()?;
+        let milliseconds: f64 = numbers.next()?.parse().ok()?;
+        Some((value, milliseconds / 1000.0))
+    };
+    let (rss, _) = sample("container_memory_rss{")?;
+    let (cpu_seconds, at) = sample("container_cpu_usage_seconds_total{")?;
     Some(Usage {
-        rss: number("/memory/rssBytes").filter(|rss| *rss > 0.0)?,
-        cpu_seconds: number("/cpu/usageCoreNanoSeconds")? / 1e9,
-        at: at.as_secs_f64(),
+        rss: Some(rss).filter(|rss| *rss > 0.0)?,
+        cpu_seconds,
+        at,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn leases_are_no_writes() {
@@ -123,18 +126,19 @@ sluice_operator_api_writes_total{kind=\"modeldeployments/status\",verb=\"patch\"
 
     #[test]
     fn the_pods_own_figures_are_found() {
-        let container = json!({
-            "cpu": {"time": "2026-01-01T00:00:10Z", "usageCoreNanoSeconds": 2_500_000_000_u64},
-            "memory": {"rssBytes": 20_000_000, "workingSetBytes": 30_000_000},
-        });
-        let summary = json!({"pods": [
-            {"podRef": {"name": "other"}},
-            {"podRef": {"name": "operator"}, "containers": [container]},
-        ]});
-        let usage = of_pod(&summary, "operator").unwrap();
-        assert!((usage.cpu_seconds - 2.5).abs() < 1e-9);
-        assert!((usage.rss - 2e7).abs() < 1.0);
-        assert_eq!(of_pod(&summary, "other"), None);
-        assert_eq!(of_pod(&summary, "nobody"), None);
+        let text = "\
+container_cpu_usage_seconds_total{container=\"\",cpu=\"total\",pod=\"operator-1\"} 2.5 1700000010500
+container_cpu_usage_seconds_total{container=\"operator\",cpu=\"total\",pod=\"operator-1\"} 2.4 1700000010400
+container_memory_rss{container=\"\",pod=\"other\"} 7 1700000010500
+container_memory_rss{container=\"\",pod=\"operator-1\"} 2e+07 1700000010500
+";
+        let expected = Usage {
+            rss: 2e7,
+            cpu_seconds: 2.5,
+            at: 1_700_000_010.5,
+        };
+        assert_eq!(of_pod(text, "operator-1"), Some(expected));
+        assert_eq!(of_pod(text, "other"), None);
+        assert_eq!(of_pod(text, "operator"), None);
     }
 }

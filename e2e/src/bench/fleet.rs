@@ -2,7 +2,8 @@
 //! its kubelet's place that they run.
 
 use std::{
-    env,
+    env, fs,
+    path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -18,7 +19,10 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::{bench::Bench, chart, model_deployment as md};
+use crate::{
+    bench::{self, Bench},
+    chart, model_deployment as md,
+};
 
 const NAMESPACE: &str = "bench-fleet";
 const NODE: &str = "bench-kwok";
@@ -28,20 +32,24 @@ const MARK: &str = "bench.sluice.dev/fake";
 const CONCURRENCY: usize = 8;
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
-/// Model deployments at rest; gone, and kwok with them, when it is dropped after [`Fleet::end`].
+/// A node that is not there, and model deployments at rest on it. [`Fleet::end`] takes them away.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     kwok: Child,
 }
 
 impl Fleet {
-    /// Makes so many and waits until each serves.
-    pub(crate) async fn begin(bench: &Bench<'_>, objects: usize) -> anyhow::Result<Self> {
-        bench.cluster.fresh_namespace(NAMESPACE).await?;
-        let mut fleet = Self {
-            kwok: start_kwok().await?,
-        };
+    /// The node that is not there, and an empty namespace.
+    pub(crate) async fn begin(bench: &Bench<'_>) -> anyhow::Result<Self> {
+        let kwok = start_kwok().await?;
         bench.cluster.apply("", &node()).await?;
+        // What an interrupted run left goes only now that somebody plays its kubelet.
+        bench.cluster.fresh_namespace(NAMESPACE).await?;
+        Ok(Self { kwok })
+    }
+
+    /// Makes so many model deployments and waits until each serves.
+    pub(crate) async fn fill(&mut self, bench: &Bench<'_>, objects: usize) -> anyhow::Result<()> {
         let begun = Instant::now();
         stream::iter(0..objects)
             .map(|number| async move {
@@ -54,19 +62,19 @@ impl Fleet {
             .buffer_unordered(CONCURRENCY)
             .try_collect::<()>()
             .await?;
-        bench.say(&format!(
+        bench::say(&format!(
             "{objects} model deployments applied after {:.0} s",
             begun.elapsed().as_secs_f64()
         ));
-        // A tenth of a second for each, on a small machine that runs all of Kubernetes as well.
+        // Pods come slowly on a small machine that runs all of Kubernetes as well.
         let limit = Duration::from_mins(2)
             + Duration::from_millis(300).saturating_mul(u32::try_from(objects)?);
-        fleet.at_rest(bench, objects, limit).await?;
-        bench.say(&format!(
+        self.at_rest(bench, objects, limit).await?;
+        bench::say(&format!(
             "{objects} model deployments serve after {:.0} s",
             begun.elapsed().as_secs_f64()
         ));
-        Ok(fleet)
+        Ok(())
     }
 
     async fn at_rest(
@@ -80,7 +88,7 @@ impl Fleet {
         let mut last = 0;
         loop {
             if let Some(status) = self.kwok.try_wait()? {
-                bail!("kwok ended: {status}");
+                bail!("kwok ended: {status}; its log is {}", log_file().display());
             }
             // Whatever version is at hand.
             let all = api.list(&ListParams::default().match_any()).await?;
@@ -93,7 +101,7 @@ impl Fleet {
                 "{serving} of {objects} model deployments serve after {limit:?}"
             );
             if serving != last {
-                bench.say(&format!("    {serving} of {objects} serve"));
+                bench::say(&format!("    {serving} of {objects} serve"));
                 last = serving;
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -102,7 +110,7 @@ impl Fleet {
 
     /// Takes everything away.
     pub(crate) async fn end(mut self, bench: &Bench<'_>) -> anyhow::Result<()> {
-        bench.say("removing the model deployments");
+        bench::say("removing the model deployments");
         let client = &bench.cluster.client;
         let objects: Api<ModelDeployment> = Api::namespaced(client.clone(), NAMESPACE);
         let all = ListParams::default();
@@ -110,10 +118,9 @@ impl Fleet {
             .delete_collection(&DeleteParams::background(), &all)
             .await?;
         // kwok must see the pods go, as their kubelet would.
-        let api: Api<ModelDeployment> = objects;
         let begun = Instant::now();
         while !bench.cluster.pods(NAMESPACE, "").await?.is_empty()
-            || !api
+            || !objects
                 .list(&ListParams::default().limit(1))
                 .await?
                 .items
@@ -141,10 +148,13 @@ async fn start_kwok() -> anyhow::Result<Child> {
         .await
         .with_context(|| format!("cannot run {}", script.display()))?;
     ensure!(built.status.success(), "{} failed", script.display());
-    let program = String::from_utf8(built.stdout)?.trim().to_owned();
+    let folder = String::from_utf8(built.stdout)?.trim().to_owned();
+    let program = format!("{folder}/kwok");
     let kubeconfig = env::var("KUBECONFIG").context("KUBECONFIG is not set")?;
+    let log = fs::File::create(log_file()).context("cannot write kwok's log")?;
     Command::new(&program)
         .arg(format!("--kubeconfig={kubeconfig}"))
+        .arg(format!("--config={folder}/stages.yaml"))
         .arg("--manage-all-nodes=false")
         .arg("--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake")
         .arg("--node-lease-duration-seconds=40")
@@ -152,10 +162,14 @@ async fn start_kwok() -> anyhow::Result<Child> {
         .arg("--cidr=198.18.0.1/16")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(log)
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("cannot run {program}"))
+}
+
+fn log_file() -> PathBuf {
+    env::temp_dir().join("sluice-bench-kwok.log")
 }
 
 fn node() -> Value {

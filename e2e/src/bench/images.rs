@@ -4,13 +4,13 @@ use std::{env, fs, path::Path};
 
 use anyhow::{Context as _, ensure};
 
-use crate::bench::{Bench, line::Line};
+use crate::bench::{self, line::Line};
 
 /// What a user's cluster runs.
 const IMAGES: [&str; 3] = ["sluice-operator", "sluice-router", "sluice-inference-pod"];
 
 /// One line for each image: its archive as it is built, layers without compression.
-pub(crate) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
+pub(crate) fn run() -> anyhow::Result<()> {
     let list = env::var("SLUICE_IMAGE_ARCHIVES")
         .context("SLUICE_IMAGE_ARCHIVES is not set: evaluate what `images/build` prints")?;
     let list = fs::read_to_string(&list).with_context(|| format!("cannot read {list}"))?;
@@ -21,7 +21,7 @@ pub(crate) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
         ensure!(metadata.len() > 0, "{archive} is empty");
         let bytes = u32::try_from(metadata.len()).context("an image of 4 GB or more")?;
         let line = Line::of(&format!("image.size.{name}"), "bytes", &[f64::from(bytes)]);
-        bench.print(&line.context("nothing was measured")?)?;
+        bench::print(&line.context("nothing was measured")?)?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use kube::{Api, api::DeleteParams};
 
 use crate::{
     bench::{
-        Bench,
+        self, Bench,
         figures::{self, Counters, Usage},
         fleet::Fleet,
         line::{Line, float, rounded},
@@ -41,20 +41,25 @@ pub(crate) struct Idle {
 pub(crate) async fn run(bench: &Bench<'_>, idle: &Idle) -> anyhow::Result<()> {
     // It would try to scrape every pod that is not there.
     prometheus::scale(bench.cluster, 0).await?;
-    let fleet = Fleet::begin(bench, idle.objects).await?;
+    let measured = with_fleet(bench, idle).await;
+    let restored = prometheus::scale(bench.cluster, 1).await;
+    measured.and(restored)
+}
+
+async fn with_fleet(bench: &Bench<'_>, idle: &Idle) -> anyhow::Result<()> {
+    let mut fleet = Fleet::begin(bench).await?;
     let measured = async {
+        fleet.fill(bench, idle.objects).await?;
         cold_start(bench, idle).await?;
         at_rest(bench, idle).await
     };
     let measured = measured.await;
-    let ended = fleet.end(bench).await;
-    prometheus::scale(bench.cluster, 1).await?;
-    measured.and(ended)
+    measured.and(fleet.end(bench).await)
 }
 
 async fn at_rest(bench: &Bench<'_>, idle: &Idle) -> anyhow::Result<()> {
     tokio::time::sleep(SETTLED_AFTER).await;
-    bench.say(&format!("watching the operator for {:?}", idle.watched_for));
+    bench::say(&format!("watching the operator for {:?}", idle.watched_for));
     let pod = figures::pod(bench).await?;
     let before = Sample::take(bench, &pod).await?;
     tokio::time::sleep(idle.watched_for).await;
@@ -69,7 +74,7 @@ async fn at_rest(bench: &Bench<'_>, idle: &Idle) -> anyhow::Result<()> {
     let of_all = |line: Option<Line>| {
         let line = line.context("nothing was measured")?;
         let line = line.with("objects", idle.objects);
-        bench.print(&line.with("minutes", rounded(minutes)))
+        bench::print(&line.with("minutes", rounded(minutes)))
     };
     of_all(
         Line::of("operator.idle.rss", "bytes", &[after.usage.rss])
@@ -139,11 +144,16 @@ fn is_write(line: &str) -> bool {
     let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else {
         return false;
     };
-    let verb = event["verb"].as_str().unwrap_or_default();
-    event["user"]["username"] == USER
-        && event["objectRef"]["resource"] != "leases"
+    let text = |pointer: &str| {
+        event
+            .pointer(pointer)
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default()
+    };
+    text("/user/username") == USER
+        && text("/objectRef/resource") != "leases"
         && matches!(
-            verb,
+            text("/verb"),
             "create" | "update" | "patch" | "delete" | "deletecollection"
         )
 }
@@ -153,7 +163,7 @@ async fn cold_start(bench: &Bench<'_>, idle: &Idle) -> anyhow::Result<()> {
     let mut reconciles = 0.0;
     for number in 1..=idle.restarts {
         let (took, looks) = restart(bench, idle.objects).await?;
-        bench.say(&format!(
+        bench::say(&format!(
             "cold start {number}/{}: {took:.2} s, {looks} reconciles",
             idle.restarts
         ));
@@ -165,7 +175,7 @@ async fn cold_start(bench: &Bench<'_>, idle: &Idle) -> anyhow::Result<()> {
         .at_most(10.0, "value<=10")
         .with("objects", idle.objects)
         .with("reconciles_of_last", reconciles);
-    bench.print(&line)
+    bench::print(&line)
 }
 
 /// Starts the operator anew; gives how long it took until it had looked at every object, and how

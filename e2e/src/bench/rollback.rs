@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     bench::{
-        Bench,
+        self, Bench,
         floor::Lane,
         line::{Line, float, percentile, rounded},
     },
@@ -116,17 +116,17 @@ impl Trial<'_> {
         let mut kept = Vec::new();
         for number in 1..=trials {
             let trial = self.once(canary, number).await;
-            let (name, bench) = (canary.name(), self.bench);
+            let name = canary.name();
             match trial {
                 Ok(exposure) => {
                     let Exposure { seconds, bad } = exposure;
-                    bench.say(&format!(
+                    bench::say(&format!(
                         "{name} canary {number}/{trials}: {seconds:.2} s, {bad} bad answers"
                     ));
                     kept.push(exposure);
                 }
                 Err(error) => {
-                    bench.say(&format!(
+                    bench::say(&format!(
                         "{name} canary {number}/{trials} is discarded: {error:#}"
                     ));
                     self.settle().await?;
@@ -287,7 +287,7 @@ fn report(
         .with("rps", RATE)
         .with("weight", 0.5);
     line.discarded = discarded;
-    bench.print(&line)?;
+    bench::print(&line)?;
     // Half of the traffic, all of it bad, for as long as the floor lasts.
     let served_by_floor = median * f64::from(RATE) * 0.5;
     let line = Line::of(&format!("{name}.bad_requests"), "requests", &bad);
@@ -295,7 +295,7 @@ fn report(
         .context("nothing was measured")?
         .against("prometheus-floor", served_by_floor);
     line.discarded = discarded;
-    bench.print(&line)?;
+    bench::print(&line)?;
     bench.plot(canary.name(), &seconds, &floor)
 }
 
