@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use crds::ModelDeployment;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::{
     Api,
     api::{DeleteParams, ListParams},
@@ -21,7 +21,7 @@ use tokio::process::{Child, Command};
 
 use crate::{
     bench::{self, Bench},
-    chart, model_deployment as md,
+    chart, model_deployment as md, wait,
 };
 
 const NAMESPACE: &str = "bench-fleet";
@@ -30,6 +30,8 @@ const NODE: &str = "bench-kwok";
 const MARK: &str = "bench.sluice.dev/fake";
 /// Model deployments that are applied at one time.
 const CONCURRENCY: usize = 8;
+/// How long a thousand of everything may take to go.
+const GONE_WITHIN: Duration = Duration::from_mins(15);
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// A node that is not there, and model deployments at rest on it. [`Fleet::end`] takes them away.
@@ -44,7 +46,8 @@ impl Fleet {
         let kwok = start_kwok().await?;
         bench.cluster.apply("", &node()).await?;
         // What an interrupted run left goes only now that somebody plays its kubelet.
-        bench.cluster.fresh_namespace(NAMESPACE).await?;
+        clear(bench).await?;
+        bench.cluster.namespace(NAMESPACE).await?;
         Ok(Self { kwok })
     }
 
@@ -111,33 +114,42 @@ impl Fleet {
     /// Takes everything away.
     pub(crate) async fn end(mut self, bench: &Bench<'_>) -> anyhow::Result<()> {
         bench::say("removing the model deployments");
-        let client = &bench.cluster.client;
-        let objects: Api<ModelDeployment> = Api::namespaced(client.clone(), NAMESPACE);
-        let all = ListParams::default();
-        objects
-            .delete_collection(&DeleteParams::background(), &all)
-            .await?;
-        // kwok must see the pods go, as their kubelet would.
-        let begun = Instant::now();
-        while !bench.cluster.pods(NAMESPACE, "").await?.is_empty()
-            || !objects
-                .list(&ListParams::default().limit(1))
-                .await?
-                .items
-                .is_empty()
-        {
-            ensure!(
-                begun.elapsed() < Duration::from_mins(10),
-                "pods of {NAMESPACE} do not go"
-            );
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        let namespace = bench.cluster.delete_namespace(NAMESPACE).await;
-        let nodes: Api<Node> = Api::all(client.clone());
+        let cleared = clear(bench).await;
+        let nodes: Api<Node> = Api::all(bench.cluster.client.clone());
         nodes.delete(NODE, &DeleteParams::default()).await?;
         self.kwok.kill().await.context("cannot end kwok")?;
-        namespace
+        cleared
     }
+}
+
+/// Takes the namespace away. Objects go before it does: a namespace that ends refuses what the
+/// operator still makes.
+async fn clear(bench: &Bench<'_>) -> anyhow::Result<()> {
+    let client = &bench.cluster.client;
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    if namespaces.get_opt(NAMESPACE).await?.is_none() {
+        return Ok(());
+    }
+    let objects: Api<ModelDeployment> = Api::namespaced(client.clone(), NAMESPACE);
+    objects
+        .delete_collection(&DeleteParams::background(), &ListParams::default())
+        .await?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let one = ListParams::default().limit(1);
+    let gone = wait::found("the model deployments' pods to go", GONE_WITHIN, || async {
+        let left = objects.list_metadata(&one).await?.items.len()
+            + pods.list_metadata(&one).await?.items.len();
+        Ok((left == 0).then_some(()))
+    });
+    gone.await?;
+    namespaces
+        .delete(NAMESPACE, &DeleteParams::default())
+        .await?;
+    let what = format!("namespace {NAMESPACE} to be gone");
+    let gone = |namespace: Option<&Namespace>| namespace.is_none();
+    wait::until(&namespaces, NAMESPACE, &what, GONE_WITHIN, gone)
+        .await
+        .map(drop)
 }
 
 async fn start_kwok() -> anyhow::Result<Child> {
