@@ -12,7 +12,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use rollout::{
     action::{Action, Route},
@@ -22,7 +22,7 @@ use serde_json::json;
 
 use crate::{
     ctx::Ctx,
-    error::{Failure, exists_is_fine, none_is_fine},
+    error::{self, Failure, exists_is_fine, none_is_fine},
     observe::{RouteObject, Sight},
     owner::Owner,
     revisions::{self, Saved},
@@ -117,10 +117,27 @@ impl Hand<'_> {
         name: &str,
     ) -> Result<(), Failure> {
         let params = created_by(MANAGER_REVISIONS);
-        let created = self.revisions().create(&params, object).await;
-        exists_is_fine(created)
-            .map(drop)
-            .map_err(Failure::api(format!("create ControllerRevision {name}")))
+        let what = format!("create ControllerRevision {name}");
+        let created = exists_is_fine(self.revisions().create(&params, object).await);
+        if let Some(_created) = created.map_err(Failure::api(what))? {
+            return Ok(());
+        }
+        self.saved(name).await.map(drop)
+    }
+
+    /// A saved revision or plan; one that somebody else put there says nothing about ours.
+    async fn saved(&self, name: &str) -> Result<ControllerRevision, Failure> {
+        let what = format!("read ControllerRevision {name}");
+        let object = self
+            .revisions()
+            .get(name)
+            .await
+            .map_err(Failure::api(what.clone()))?;
+        if !self.owner.owns(&object.metadata) {
+            let (kind, name) = ("ControllerRevision", name.to_owned());
+            return Err(Failure::Foreign { what, kind, name });
+        }
+        Ok(object)
     }
 
     /// A Deployment that is there keeps its pod template: another release of the operator, or other
@@ -137,33 +154,35 @@ impl Hand<'_> {
                 .patch(revision, &params, &scaled)
                 .await
                 .map_err(Failure::api(format!("scale Deployment {revision}")))?;
+        } else if self.sight.owned.deployments.contains_key(revision) {
+            // Ours and on its way out: it must be gone first.
+            let what = format!("create Deployment {revision}");
+            return Err(Failure::Stale { what });
         } else {
-            let object = self
-                .revisions()
-                .get(revision)
-                .await
-                .map_err(Failure::api(format!("read ControllerRevision {revision}")))?;
-            let saved = Saved::read(&object).map_err(Failure::Bug)?;
+            let saved = Saved::read(&self.saved(revision).await?).map_err(Failure::Bug)?;
             let built =
                 build_deployment(&self.owner, revision, replicas, &saved, &self.pod_options())?;
-            deployments
-                .patch(
-                    revision,
-                    &applied_by(MANAGER_WORKLOAD),
-                    &Patch::Apply(&built),
-                )
-                .await
-                .map_err(Failure::api(format!("apply Deployment {revision}")))?;
+            let params = PatchParams::apply(MANAGER_WORKLOAD);
+            let made = deployments
+                .patch(revision, &params, &Patch::Apply(&built))
+                .await;
+            made.map_err(foreign("Deployment", revision))?;
         }
-        let built = service::service(&self.owner, revision);
-        self.services()
-            .patch(
-                revision,
-                &applied_by(MANAGER_WORKLOAD),
-                &Patch::Apply(&built),
-            )
-            .await
-            .map_err(Failure::api(format!("apply Service {revision}")))?;
+        self.ensure_service(revision).await
+    }
+
+    async fn ensure_service(&self, revision: &str) -> Result<(), Failure> {
+        let built = Patch::Apply(service::service(&self.owner, revision));
+        let services = self.services();
+        if self.sight.owned.services.contains_key(revision) {
+            let params = applied_by(MANAGER_WORKLOAD);
+            let applied = services.patch(revision, &params, &built).await;
+            applied.map_err(Failure::api(format!("apply Service {revision}")))?;
+        } else {
+            let params = PatchParams::apply(MANAGER_WORKLOAD);
+            let made = services.patch(revision, &params, &built).await;
+            made.map_err(foreign("Service", revision))?;
+        }
         Ok(())
     }
 
@@ -187,17 +206,23 @@ impl Hand<'_> {
         let version = match (&self.sight.route, route.widens) {
             (RouteObject::At(version), true) => Some(version.as_str()),
             (RouteObject::Unknown, true) => return Err(Failure::Stale { what: what() }),
+            (RouteObject::Foreign, _) => {
+                let (what, name) = (what(), self.owner.name.clone());
+                let kind = "HTTPRoute";
+                return Err(Failure::Foreign { what, kind, name });
+            }
             (RouteObject::Missing, true) | (_, false) => None,
         };
         let manifest = http_route::manifest(&self.owner, route, version)
             .map_err(|error| Failure::Bug(error.to_string()))?;
         let routes: Api<HttpRoute> = self.ctx.api(&self.owner.namespace);
+        let params = PatchParams {
+            // One that came meanwhile is looked at first.
+            force: self.sight.route != RouteObject::Missing,
+            ..PatchParams::apply(MANAGER_TRAFFIC)
+        };
         routes
-            .patch(
-                &self.owner.name,
-                &applied_by(MANAGER_TRAFFIC),
-                &Patch::Apply(&manifest),
-            )
+            .patch(&self.owner.name, &params, &Patch::Apply(&manifest))
             .await
             .map_err(Failure::api(what()))?;
         Ok(())
@@ -248,23 +273,26 @@ impl Hand<'_> {
         Ok(())
     }
 
+    /// Removes what was seen, and nothing that took its place since.
     async fn remove_track(&self, revision: &str) -> Result<(), Failure> {
+        let owned = &self.sight.owned;
         let deployments: Api<Deployment> = self.ctx.api(&self.owner.namespace);
-        let params = DeleteParams::background();
-        none_is_fine(deployments.delete(revision, &params).await)
-            .map_err(Failure::api(format!("delete Deployment {revision}")))?;
-        none_is_fine(self.services().delete(revision, &params).await)
-            .map_err(Failure::api(format!("delete Service {revision}")))?;
+        if let Some(uid) = owned.deployments.get(revision) {
+            none_is_fine(deployments.delete(revision, &exactly(uid)).await)
+                .map_err(Failure::api(format!("delete Deployment {revision}")))?;
+        }
+        if let Some(uid) = owned.services.get(revision) {
+            none_is_fine(self.services().delete(revision, &exactly(uid)).await)
+                .map_err(Failure::api(format!("delete Service {revision}")))?;
+        }
         Ok(())
     }
 
     async fn forget(&self, name: &str) -> Result<(), Failure> {
-        none_is_fine(
-            self.revisions()
-                .delete(name, &DeleteParams::background())
-                .await,
-        )
-        .map_err(Failure::api(format!("delete ControllerRevision {name}")))?;
+        if let Some(uid) = self.sight.owned.saved.get(name) {
+            none_is_fine(self.revisions().delete(name, &exactly(uid)).await)
+                .map_err(Failure::api(format!("delete ControllerRevision {name}")))?;
+        }
         Ok(())
     }
 
@@ -274,6 +302,32 @@ impl Hand<'_> {
 
     fn services(&self) -> Api<Service> {
         self.ctx.api(&self.owner.namespace)
+    }
+}
+
+/// Why an object that was not seen could not be made. It is applied without force: where there is one
+/// all the same, it is somebody else's and stays theirs.
+fn foreign(kind: &'static str, name: &str) -> impl FnOnce(kube::Error) -> Failure {
+    let what = format!("apply {kind} {name}");
+    let name = name.to_owned();
+    move |error| {
+        if error::code(&error) == Some(409) {
+            Failure::Foreign { what, kind, name }
+        } else {
+            Failure::api(what)(error)
+        }
+    }
+}
+
+/// Deletes the object of that uid alone.
+fn exactly(uid: &str) -> DeleteParams {
+    let uid = (!uid.is_empty()).then(|| uid.to_owned());
+    DeleteParams {
+        preconditions: Some(Preconditions {
+            uid,
+            resource_version: None,
+        }),
+        ..DeleteParams::background()
     }
 }
 

@@ -20,6 +20,16 @@ pub enum Failure {
         /// What was tried.
         what: String,
     },
+    /// An object of that name is somebody else's.
+    #[error("cannot {what}: {kind} {name} is there already and not ours; rename or delete it")]
+    Foreign {
+        /// What was tried.
+        what: String,
+        /// Kind of the object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// The spec, or a saved part of it, asks for what cannot be done.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -73,7 +83,7 @@ impl Failure {
     pub fn class(&self) -> Class {
         match self {
             Self::Stale { .. } => Class::Conflict,
-            Self::Spec(_) => Class::User,
+            Self::Spec(_) | Self::Foreign { .. } => Class::User,
             Self::Bug(_) => Class::Bug,
             Self::Api { source, .. } => match code(source) {
                 Some(401 | 403) => Class::User,
@@ -119,5 +129,17 @@ pub fn exists_is_fine<T>(result: Result<T, kube::Error>) -> Result<Option<T>, ku
             Ok(None)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Longest text of an error that is passed on: it may hold what somebody else wrote, and it goes into
+/// a status.
+const LONGEST_TEXT: usize = 512;
+
+/// The beginning of a text of others.
+pub fn brief(text: &str) -> String {
+    match text.char_indices().nth(LONGEST_TEXT) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
     }
 }

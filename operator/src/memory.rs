@@ -42,11 +42,7 @@ impl Memory {
     /// Reads or changes what is remembered of an object. An object made anew under the same name is
     /// another object.
     pub fn with<T>(&self, object: &ModelDeployment, change: impl FnOnce(&mut Entry) -> T) -> T {
-        let key = format!(
-            "{}/{}",
-            object.namespace().unwrap_or_default(),
-            object.name_any()
-        );
+        let key = key(object);
         let uid = object.uid().unwrap_or_default();
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.entry(key).or_default();
@@ -57,5 +53,50 @@ impl Memory {
             };
         }
         change(entry)
+    }
+
+    /// A reconcile did not fail. Of an object that is gone nothing is remembered for that.
+    pub fn succeeded(&self, object: &ModelDeployment) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get_mut(&key(object)) {
+            entry.failures = 0;
+        }
+    }
+
+    /// Forgets an object that is gone.
+    pub fn forget(&self, object: &ModelDeployment) {
+        let key = key(object);
+        self.entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key);
+    }
+}
+
+fn key(object: &ModelDeployment) -> String {
+    format!(
+        "{}/{}",
+        object.namespace().unwrap_or_default(),
+        object.name_any()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_of_what_is_gone() {
+        let memory = Memory::default();
+        let object: ModelDeployment = serde_json::from_value(serde_json::json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "ModelDeployment",
+            "metadata": {"name": "digits", "namespace": "ml", "uid": "u-1"},
+            "spec": {"model": {"format": "InImage"}, "runtime": {"engine": "sim"}},
+        }))
+        .unwrap();
+        memory.with(&object, |entry| entry.failures = 1);
+        memory.forget(&object);
+        memory.succeeded(&object);
+        assert!(memory.entries.lock().unwrap().is_empty());
     }
 }

@@ -6,16 +6,16 @@ mod route;
 mod tracks;
 mod wanted;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crds::ModelDeployment;
+use crds::{ModelDeployment, hash};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, Deployment},
     core::v1::{Pod, Service},
 };
 use kube::{
-    Api,
+    Api, ResourceExt,
     api::{DynamicObject, ListParams},
 };
 use rollout::{
@@ -27,6 +27,7 @@ use rollout::{
 
 use crate::{
     ctx::Ctx,
+    error::brief,
     metrics::source::{self, Lookup},
     owner::Owner,
     revisions::History,
@@ -43,6 +44,24 @@ pub struct Sight {
     pub route: RouteObject,
     /// Whether a Service of the model's own name is there.
     pub address_exists: bool,
+    /// What is there and ours, by kind and name: nothing else is changed or removed.
+    pub owned: Owned,
+}
+
+/// Uids of objects that are ours, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Owned {
+    /// Saved revisions and plans.
+    pub saved: BTreeMap<String, String>,
+    /// Deployments.
+    pub deployments: BTreeMap<String, String>,
+    /// Services of revisions.
+    pub services: BTreeMap<String, String>,
+}
+
+fn uids_of<K: ResourceExt>(list: Option<&Vec<K>>) -> BTreeMap<String, String> {
+    let named = |object: &K| (object.name_any(), object.uid().unwrap_or_default());
+    list.into_iter().flatten().map(named).collect()
 }
 
 /// The route as an object.
@@ -52,6 +71,8 @@ pub enum RouteObject {
     Missing,
     /// It is there, in this version.
     At(String),
+    /// One of that name is there, and not ours.
+    Foreign,
     /// It is not known whether it is there.
     Unknown,
 }
@@ -74,8 +95,35 @@ struct Problems(Vec<String>);
 impl Problems {
     /// The value, or the reason why there is none noted down.
     fn note<T>(&mut self, what: &str, read: Result<T, impl std::fmt::Display>) -> Option<T> {
-        read.map_err(|error| self.0.push(format!("cannot read {what}: {error}")))
-            .ok()
+        read.map_err(|error| {
+            self.0.push(brief(&format!("cannot read {what}: {error}")));
+        })
+        .ok()
+    }
+
+    /// Notes down an object of somebody else that stands where one of ours belongs.
+    fn foreign(&mut self, kind: &str, name: &str) {
+        self.0.push(format!(
+            "{kind} {name} is not of this ModelDeployment: rename or delete it"
+        ));
+    }
+
+    /// What is ours of a list; what is not is left alone, and said where it is in the way.
+    fn ours<K: ResourceExt>(
+        &mut self,
+        kind: &str,
+        list: Vec<K>,
+        (owner, revisions): (&Owner, &BTreeSet<String>),
+    ) -> Vec<K> {
+        let (ours, others): (Vec<K>, Vec<K>) = list
+            .into_iter()
+            .partition(|object| owner.owns(object.meta()));
+        for other in others {
+            if revisions.contains(&other.name_any()) {
+                self.foreign(kind, &other.name_any());
+            }
+        }
+        ours
     }
 }
 
@@ -95,7 +143,13 @@ pub async fn observe(
     let owner = Owner::of(deployment);
     let raw = read(ctx, &owner).await;
     let mut problems = Problems::default();
-    let saved = problems.note("ControllerRevisions", raw.saved);
+    let mut raw = raw;
+    let saved = own(&mut problems, &owner, deployment, &mut raw);
+    let uids = Owned {
+        saved: uids_of(saved.as_ref()),
+        deployments: uids_of(raw.deployments.as_ref().ok()),
+        services: uids_of(raw.services.as_ref().ok()),
+    };
     let history = saved.clone().map(History::read).unwrap_or_default();
     let frozen = frozen(ctx, deployment, state, saved.is_some().then_some(&history));
     let plan = Plan::from_spec(&deployment.spec);
@@ -104,6 +158,11 @@ pub async fn observe(
 
     let address = aside("the Service of the model's name", raw.address);
     let read_route = problems.note("the HTTPRoute", raw.route);
+    let is_foreign = |object: &DynamicObject| !owner.owns(&object.metadata);
+    let route_is_foreign = matches!(&read_route, Some(Some(object)) if is_foreign(object));
+    if route_is_foreign {
+        problems.foreign("HTTPRoute", &owner.name);
+    }
     let tracks = tracks::tracks(&mut problems, raw.deployments, raw.services, raw.pods);
     let looking_at_route = route::applied(
         ctx,
@@ -125,6 +184,7 @@ pub async fn observe(
             rule: read_route
                 .as_ref()
                 .and_then(Option::as_ref)
+                .filter(|object| !is_foreign(object))
                 .map(|object| http_route::read(object, &owner.namespace)),
             applied,
         },
@@ -133,6 +193,7 @@ pub async fn observe(
         problems: problems.0,
     };
     let route = match read_route {
+        _ if route_is_foreign => RouteObject::Foreign,
         None => RouteObject::Unknown,
         Some(None) => RouteObject::Missing,
         Some(Some(object)) => RouteObject::At(object.metadata.resource_version.unwrap_or_default()),
@@ -141,7 +202,31 @@ pub async fn observe(
         observation,
         route,
         address_exists: address.flatten().is_some(),
+        owned: uids,
     }
+}
+
+/// Leaves in what was read only what is ours, and gives what is saved.
+fn own(
+    problems: &mut Problems,
+    owner: &Owner,
+    deployment: &ModelDeployment,
+    raw: &mut Raw,
+) -> Option<Vec<ControllerRevision>> {
+    let spec = &deployment.spec;
+    let wanted = hash::revision_name(&owner.name, spec.model.raw(), spec.runtime.raw());
+    let mut names = BTreeSet::from([wanted]);
+    let saved = std::mem::replace(&mut raw.saved, Ok(Vec::new()));
+    let saved = problems.note("ControllerRevisions", saved);
+    let saved = saved.map(|list| problems.ours("ControllerRevision", list, (owner, &names)));
+    names.extend(saved.iter().flatten().map(ResourceExt::name_any));
+    if let Ok(list) = &mut raw.deployments {
+        *list = problems.ours("Deployment", std::mem::take(list), (owner, &names));
+    }
+    if let Ok(list) = &mut raw.services {
+        *list = problems.ours("Service", std::mem::take(list), (owner, &names));
+    }
+    saved
 }
 
 async fn read(ctx: &Ctx, owner: &Owner) -> Raw {
@@ -222,7 +307,7 @@ async fn sources(
         .into_iter()
         .chain(frozen)
         .flat_map(|plan| &plan.guardrails);
-    let names: std::collections::BTreeSet<&String> = guardrails
+    let names: BTreeSet<&String> = guardrails
         .map(|guardrail: &Guardrail| &guardrail.source)
         .collect();
     let lookups = names.into_iter().map(|name| async move {
@@ -252,7 +337,7 @@ fn seen_address(
         // What is not known is left alone.
         None => SeenAddress::Ours,
         Some(None) => SeenAddress::Missing,
-        Some(Some(object)) if !service::is_owned(object, owner) => SeenAddress::Foreign,
+        Some(Some(object)) if !owner.owns(&object.metadata) => SeenAddress::Foreign,
         Some(Some(object)) => {
             let leads_to = object
                 .spec

@@ -65,6 +65,18 @@ impl Owner {
         }
     }
 
+    /// Whether an object is ours to change and to remove: its controller is the owner, or it has none
+    /// and our labels, as after a deletion that left it behind. Labels alone make nobody's object ours.
+    pub fn owns(&self, object: &ObjectMeta) -> bool {
+        let mut references = object.owner_references.iter().flatten();
+        if let Some(controller) = references.find(|reference| reference.controller == Some(true)) {
+            return controller.uid == self.uid;
+        }
+        let labels = object.labels.as_ref();
+        let has = |(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value);
+        self.labels().iter().all(has)
+    }
+
     /// Metadata of an object that belongs to it.
     pub fn metadata(&self, name: &str, labels: BTreeMap<String, String>) -> ObjectMeta {
         ObjectMeta {
@@ -79,7 +91,28 @@ impl Owner {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::Owner;
+    use super::*;
+
+    #[test]
+    fn an_object_belongs_to_its_controller_and_else_to_its_labels() {
+        let ours = owner().metadata("x", owner().labels());
+        assert!(owner().owns(&ours));
+        let left_behind = ObjectMeta {
+            owner_references: None,
+            ..ours.clone()
+        };
+        assert!(owner().owns(&left_behind));
+        let unlabelled = ObjectMeta {
+            labels: None,
+            ..left_behind
+        };
+        assert!(!owner().owns(&unlabelled));
+        let made_anew = Owner {
+            uid: "u-2".to_owned(),
+            ..owner()
+        };
+        assert!(!made_anew.owns(&ours));
+    }
 
     pub(crate) fn owner() -> Owner {
         Owner {

@@ -31,7 +31,7 @@ pub async fn reconcile(object: Arc<ModelDeployment>, ctx: Arc<Ctx>) -> Result<Ac
     match &outcome {
         Ok(_) => {
             ctx.telemetry.reconciled("ok", seconds);
-            ctx.memory.with(&object, |entry| entry.failures = 0);
+            ctx.memory.succeeded(&object);
             span.in_scope(|| tracing::debug!(seconds, "reconciled"));
         }
         Err(failure) => {
@@ -52,6 +52,7 @@ fn report(failure: &Failure) {
 
 async fn look(object: &ModelDeployment, ctx: &Ctx) -> Result<Action, Failure> {
     let Some(deployment) = fresh(object, ctx).await? else {
+        ctx.memory.forget(object);
         return Ok(Action::await_change());
     };
     let now = clock::now();

@@ -20,7 +20,7 @@ use crds::{
     gateway::ParentReference,
     hash,
 };
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use kube::{Client, client::Body};
 use operator::{
     args::Args,
@@ -59,6 +59,7 @@ fn owner() -> Owner {
 struct Write {
     method: Method,
     path: String,
+    is_forced: bool,
     body: Value,
 }
 
@@ -71,6 +72,10 @@ struct Script {
     route: Value,
     /// The answer to a status write.
     record: StatusCode,
+    /// Whether there is a Deployment already where one is made.
+    taken: bool,
+    /// Whether the tracks have another controller.
+    strangers: bool,
     writes: Mutex<Vec<Write>>,
 }
 
@@ -79,13 +84,17 @@ impl Script {
         self.writes.lock().unwrap().clone()
     }
 
-    fn answer(&self, method: &Method, path: &str, body: &Value) -> (StatusCode, Value) {
+    fn answer(&self, method: &Method, uri: &Uri, body: &Value) -> (StatusCode, Value) {
+        let path = uri.path();
         if *method != Method::GET {
-            let (method, path, body) = (method.clone(), path.to_owned(), body.clone());
-            self.writes
-                .lock()
-                .unwrap()
-                .push(Write { method, path, body });
+            self.writes.lock().unwrap().push(Write {
+                method: method.clone(),
+                path: path.to_owned(),
+                is_forced: uri
+                    .query()
+                    .is_some_and(|query| query.contains("force=true")),
+                body: body.clone(),
+            });
         }
         let last = path.rsplit('/').next().unwrap();
         match (method.as_str(), last) {
@@ -116,13 +125,32 @@ impl Script {
                 (StatusCode::OK, body.clone())
             }
             ("PUT", "status") => (self.record, failure(self.record)),
+            ("GET", name) if path.contains("/controllerrevisions/") => {
+                let saved = self.history.as_array().unwrap().iter();
+                let mut named = saved.filter(|saved| saved["metadata"]["name"] == name);
+                (StatusCode::OK, named.next().unwrap().clone())
+            }
+            ("PATCH", _) if self.taken && path.contains("/deployments/") => (
+                StatusCode::CONFLICT,
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 409,
+                    "reason": "Conflict", "message": "scripted"}),
+            ),
             ("POST" | "PATCH", _) => (StatusCode::OK, body.clone()),
             _ => (StatusCode::NOT_FOUND, failure(StatusCode::NOT_FOUND)),
         }
     }
 
     fn objects(&self, object: impl Fn(&str) -> Value) -> Value {
-        self.tracks.iter().map(|name| object(name)).collect()
+        let reference = json!([{"apiVersion": "x/v1", "kind": "X", "name": "x", "uid": "u-9",
+            "controller": true}]);
+        let objects = self.tracks.iter().map(|name| {
+            let mut object = object(name);
+            if self.strangers {
+                object["metadata"]["ownerReferences"] = reference.clone();
+            }
+            object
+        });
+        objects.collect()
     }
 }
 
@@ -238,6 +266,8 @@ fn condemned(record: StatusCode) -> Script {
             Some(mark),
         ),
         record,
+        taken: false,
+        strangers: false,
         writes: Mutex::default(),
     }
 }
@@ -254,7 +284,7 @@ fn ctx(script: &Arc<Script>) -> Arc<Ctx> {
             let (parts, body) = request.into_parts();
             let body = body.collect_bytes().await.unwrap();
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-            let (status, answer) = script.answer(&parts.method, parts.uri.path(), &body);
+            let (status, answer) = script.answer(&parts.method, &parts.uri, &body);
             let mut response = Response::new(Body::from(serde_json::to_vec(&answer).unwrap()));
             *response.status_mut() = status;
             Ok::<_, Infallible>(response)
@@ -341,10 +371,10 @@ async fn a_refused_record_still_takes_traffic_off_and_does_nothing_else() {
     }
 }
 
-#[tokio::test]
-async fn at_rest_nothing_is_written() {
+/// A proven revision that serves.
+fn at_rest() -> Script {
     let runtime = json!({"engine": "sim"});
-    let script = Arc::new(Script {
+    let mut script = Script {
         deployment: Mutex::new(deployment(
             &runtime,
             &json!({"phase": "Stable", "stableRevision": canary()}),
@@ -354,9 +384,10 @@ async fn at_rest_nothing_is_written() {
         replicas: 1,
         route: Value::Null,
         record: StatusCode::OK,
+        taken: false,
+        strangers: false,
         writes: Mutex::default(),
-    });
-    let mut script = Arc::into_inner(script).unwrap();
+    };
     let mut stable = split("", 0, None);
     stable.stable = canary();
     let mut object = route(None, stable, None);
@@ -364,6 +395,12 @@ async fn at_rest_nothing_is_written() {
     script.route = object;
     let since = json!({"sluice.dev/stable-since": "2026-01-01T00:00:00Z"});
     script.history[0]["metadata"]["annotations"] = since;
+    script
+}
+
+#[tokio::test]
+async fn at_rest_nothing_is_written() {
+    let script = at_rest();
     let script = Arc::new(script);
     let ctx = ctx(&script);
     assert_eq!(run(&script, &ctx).await, None);
@@ -371,4 +408,53 @@ async fn at_rest_nothing_is_written() {
     assert!(first.len() == 1 && is_record(&first[0]), "{first:?}");
     assert_eq!(run(&script, &ctx).await, None);
     assert_eq!(script.writes().len(), 1, "{:?}", script.writes());
+}
+
+fn conditions(script: &Script) -> String {
+    script.deployment.lock().unwrap()["status"]["conditions"].to_string()
+}
+
+#[tokio::test]
+async fn a_route_of_somebody_else_is_left_alone_and_told() {
+    let mut script = condemned(StatusCode::OK);
+    script.route["metadata"]["ownerReferences"][0]["uid"] = json!("u-9");
+    let script = Arc::new(script);
+    run(&script, &ctx(&script)).await;
+    let writes = script.writes();
+    let touched = writes
+        .iter()
+        .any(|write| write.path.contains("/httproutes/"));
+    assert!(!touched, "{writes:?}");
+    let told = conditions(&script);
+    assert!(told.contains("HTTPRoute digits is not of this"), "{told}");
+}
+
+#[tokio::test]
+async fn a_deployment_that_stands_where_ours_belongs_is_not_taken_over() {
+    let mut script = at_rest();
+    script.tracks.clear();
+    script.taken = true;
+    script.history[0]["data"] = json!({
+        "model": {"format": "InImage"}, "runtime": {"engine": "sim"}, "image": "pod:1",
+    });
+    let script = Arc::new(script);
+    assert_eq!(run(&script, &ctx(&script)).await, Some(Class::User));
+    let writes = script.writes();
+    let made: Vec<_> = writes
+        .iter()
+        .filter(|write| write.path.contains("/deployments/"))
+        .collect();
+    assert!(made.len() == 1 && !made[0].is_forced, "{writes:?}");
+}
+
+#[tokio::test]
+async fn a_track_of_another_owner_is_neither_scaled_nor_removed_and_told() {
+    let mut script = at_rest();
+    script.strangers = true;
+    let script = Arc::new(script);
+    run(&script, &ctx(&script)).await;
+    let writes = script.writes();
+    assert!(writes.iter().all(is_record), "{writes:?}");
+    let told = conditions(&script);
+    assert!(told.contains("Deployment"), "{told}");
 }

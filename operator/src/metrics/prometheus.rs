@@ -11,11 +11,10 @@ use rollout::guardrail::{self, Answer, Guardrail, Reading, Subject};
 use serde::Deserialize;
 
 use super::source::Source;
+use crate::error::brief;
 
 /// The most that an answer may hold: one number is asked for.
 const LARGEST_ANSWER: usize = 1 << 20;
-/// Longest part of a server's own error text that is passed on.
-const LONGEST_PROBLEM: usize = 300;
 
 /// Asks metrics servers.
 #[derive(Clone, Debug)]
@@ -49,6 +48,7 @@ impl Prometheus {
             Ok(answers) => answers,
             Err(_) => Err(format!("no answer within {:?}", source.timeout)),
         };
+        let answers = answers.map_err(|problem| brief(&problem));
         Reading {
             at: now,
             window,
@@ -153,6 +153,7 @@ struct Envelope {
     status: String,
     data: Option<Data>,
     error: Option<String>,
+    warnings: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -185,15 +186,20 @@ fn parse(body: &[u8]) -> Result<Answer, Problem> {
         text,
         is_explained: false,
     };
-    let envelope: Envelope = serde_json::from_slice(body)
-        .map_err(|error| unexplained(format!("the answer is not Prometheus's: {error}")))?;
+    let envelope: Envelope =
+        serde_json::from_slice(body).map_err(|error| unexplained(unreadable(&error)))?;
     if envelope.status != "success" {
         let text = envelope
             .error
             .unwrap_or_else(|| "the server gives no reason".to_owned());
-        let text = text.chars().take(LONGEST_PROBLEM).collect();
         return Err(Problem {
             text,
+            is_explained: true,
+        });
+    }
+    if let Some(warning) = partial(envelope.warnings.iter().flatten()) {
+        return Err(Problem {
+            text: format!("the answer may be partial: {warning}"),
             is_explained: true,
         });
     }
@@ -220,6 +226,24 @@ fn parse(body: &[u8]) -> Result<Answer, Problem> {
         series,
         evaluated_at,
     })
+}
+
+/// Where an answer stops making sense. What it holds there is not passed on.
+fn unreadable(error: &serde_json::Error) -> String {
+    format!(
+        "the answer is not Prometheus's ({:?} error in line {}, column {})",
+        error.classify(),
+        error.line(),
+        error.column()
+    )
+}
+
+/// The first warning that casts doubt on the value. Older servers also send remarks on the query as
+/// warnings.
+fn partial<'a>(warnings: impl IntoIterator<Item = &'a String>) -> Option<&'a String> {
+    warnings
+        .into_iter()
+        .find(|warning| !warning.starts_with("PromQL info:"))
 }
 
 fn number(text: &str) -> f64 {
@@ -277,6 +301,32 @@ mod tests {
             r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"histogram":[1,{}]}]}}"#,
         ] {
             assert!(!parse(text.as_bytes()).unwrap_err().is_explained, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_warning_casts_doubt_and_a_remark_does_not() {
+        let warned = |warning: &str| {
+            let answer = serde_json::json!({
+                "status": "success", "warnings": [warning],
+                "data": {"resultType": "vector", "result": [{"metric": {}, "value": [1, "0"]}]},
+            });
+            parse(answer.to_string().as_bytes())
+        };
+        let problem = warned("receive store at 10.0.0.7 timed out").unwrap_err();
+        assert!(problem.text.contains("timed out"), "{problem:?}");
+        warned("PromQL info: metric might not be a counter").unwrap();
+    }
+
+    #[test]
+    fn what_an_answer_holds_is_not_passed_on() {
+        let secret = "a token".repeat(1000);
+        for body in [
+            serde_json::json!(secret),
+            serde_json::json!({"status": "success", "data": {"resultType": secret}}),
+        ] {
+            let problem = parse(body.to_string().as_bytes()).unwrap_err();
+            assert!(!problem.text.contains("token"), "{problem:?}");
         }
     }
 

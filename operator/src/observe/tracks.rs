@@ -25,7 +25,7 @@ pub(super) fn tracks(
     // Unknown counts as there: nothing that may be whole is repaired.
     let services: Option<BTreeSet<String>> = problems
         .note("Services", services)
-        .map(|services| services.iter().filter_map(revision).collect());
+        .map(|services| services.iter().filter_map(named).collect());
     let pods = super::aside("Pods", pods).unwrap_or_default();
     let has_service = |name: &str| {
         services
@@ -36,7 +36,7 @@ pub(super) fn tracks(
         .iter()
         .filter(|deployment| deployment.metadata.deletion_timestamp.is_none())
         .filter_map(|deployment| {
-            let name = revision(deployment)?;
+            let name = named(deployment)?;
             let complete = has_service(&name);
             let own = pods
                 .iter()
@@ -47,8 +47,15 @@ pub(super) fn tracks(
         .collect()
 }
 
+/// The revision of a pod.
 fn revision<K: kube::ResourceExt>(object: &K) -> Option<String> {
     object.labels().get(contract::LABEL_REVISION).cloned()
+}
+
+/// The revision that a Deployment or Service is for. It has its name: whose label says another one
+/// than its name leads to an object that nobody meant.
+fn named<K: kube::ResourceExt>(object: &K) -> Option<String> {
+    revision(object).filter(|revision| *revision == object.name_any())
 }
 
 fn track(deployment: &Deployment, pods: &[&Pod], complete: bool) -> SeenTrack {
@@ -86,7 +93,17 @@ mod tests {
 
     fn service() -> Service {
         let labels = json!({"sluice.dev/revision": "digits-1-a"});
-        serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "digits-1-a", "labels": labels}}))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_deployment_under_another_name_is_no_track() {
+        let mut problems = Problems::default();
+        let mut other = deployment();
+        other.metadata.name = Some("web".to_owned());
+        let tracks = tracks(&mut problems, Ok(vec![other]), Ok(vec![]), Ok(vec![]));
+        assert!(tracks.is_empty(), "{tracks:?}");
     }
 
     #[test]

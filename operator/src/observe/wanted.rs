@@ -18,6 +18,7 @@ use rollout::{
 
 use crate::{
     args::{Config, NamespacedName},
+    error::brief,
     metrics::source::Lookup,
     revisions::Saved,
     traffic::http_route,
@@ -41,7 +42,9 @@ pub(super) fn wanted(
     let plan = can_be_served(config, deployment)
         .and_then(|()| can_be_routed(&route))
         .and(plan)
-        .and_then(|plan| can_be_guarded(&plan, sources).map(|()| plan));
+        .and_then(|plan| can_be_guarded(&plan, sources).map(|()| plan))
+        // It may quote all of what it is about, and a status holds only so much.
+        .map_err(|error| SpecError::at(error.path, brief(&error.message)));
     Wanted {
         generation: deployment.metadata.generation.unwrap_or(0),
         revision: hash::revision_name(&name, spec.model.raw(), spec.runtime.raw()),

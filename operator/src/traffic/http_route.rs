@@ -18,7 +18,7 @@ use rollout::{
     observation::{RouteShape, SeenRule},
 };
 use serde::Deserialize as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::owner::Owner;
 
@@ -148,12 +148,15 @@ fn mark(object: &DynamicObject) -> Option<Mark> {
     serde_json::from_str(object.annotations().get(contract::ANNOTATION_MARK)?).ok()
 }
 
-/// Digest of a route, as a router that serves it reports it.
+/// Digest of a route, as a router that serves it reports it: the rules in the form in which our types
+/// write them, where an empty list that is stored is left out.
 pub fn digest(object: &DynamicObject) -> String {
-    let rules = object.data.pointer("/spec/rules").unwrap_or(&Value::Null);
+    let spec = object.data.get("spec").unwrap_or(&Value::Null);
+    let rules = HttpRouteSpec::deserialize(spec).map(|spec| json!(spec.rules));
+    let rules = rules.unwrap_or_default();
     let annotation = |name| object.annotations().get(name).map(String::as_str);
     contract::route_digest(
-        rules,
+        &rules,
         annotation(contract::ANNOTATION_SPLIT),
         annotation(contract::ANNOTATION_MARK),
     )
@@ -188,7 +191,6 @@ fn order(parent: &ParentReference) -> impl Ord + '_ {
 #[cfg(test)]
 mod tests {
     use rollout::weight::Weight;
-    use serde_json::json;
 
     use super::*;
     use crate::owner::tests::owner;
@@ -255,6 +257,32 @@ mod tests {
         assert_eq!(rule.split, Some(route.split));
         assert_eq!(rule.mark, route.mark);
         assert_eq!(rule.shape, route.shape);
+    }
+
+    #[test]
+    fn the_digest_is_the_routers_whatever_is_stored() {
+        for stored in [
+            json!([{"backendRefs": [{"name": "a", "port": 80, "weight": 1}]}]),
+            json!([{"matches": [], "filters": [], "timeouts": {}, "backendRefs": []}]),
+            json!([{"name": "x", "timeouts": {"request": "1s", "later": "2s"}}]),
+            json!([{"matches": [{"path": {"type": "PathPrefix", "value": "/"}, "headers": []}]}]),
+            json!([]),
+            Value::Null,
+        ] {
+            let mut object = written(&route(Some(500)));
+            object.data["spec"]["rules"] = stored.clone();
+            if stored.is_null() {
+                object.data["spec"].as_object_mut().unwrap().remove("rules");
+            }
+            let parsed: HttpRoute = object.clone().try_parse().unwrap();
+            let annotation = |name| object.annotations().get(name).map(String::as_str);
+            let routers = contract::route_digest(
+                &json!(parsed.spec.rules),
+                annotation(contract::ANNOTATION_SPLIT),
+                annotation(contract::ANNOTATION_MARK),
+            );
+            assert_eq!(digest(&object), routers, "{stored}");
+        }
     }
 
     #[test]

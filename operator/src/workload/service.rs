@@ -7,7 +7,6 @@ use k8s_openapi::{
     api::core::v1::{Service, ServicePort, ServiceSpec},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use kube::ResourceExt as _;
 
 use crate::{args::NamespacedName, owner::Owner};
 
@@ -53,15 +52,6 @@ pub fn router_host(router: &NamespacedName, cluster_domain: &str) -> String {
     format!("{}.{}.svc.{cluster_domain}", router.name, router.namespace)
 }
 
-/// Whether a Service is the owner's.
-pub fn is_owned(service: &Service, owner: &Owner) -> bool {
-    let labels = service.labels();
-    owner
-        .labels()
-        .iter()
-        .all(|(key, value)| labels.get(key) == Some(value))
-}
-
 fn http_port() -> ServicePort {
     ServicePort {
         name: Some(contract::PORT_HTTP.to_owned()),
@@ -100,8 +90,8 @@ mod tests {
         };
         let host = router_host(&router, "cluster.local");
         let service = address(&owner(), &host);
-        assert!(is_owned(&service, &owner()));
-        assert!(!is_owned(&Service::default(), &owner()));
+        assert!(owner().owns(&service.metadata));
+        assert!(!owner().owns(&Service::default().metadata));
         let service = json!(service);
         assert_eq!(service["metadata"]["name"], "digits");
         assert_eq!(

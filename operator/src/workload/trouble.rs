@@ -5,6 +5,8 @@ use k8s_openapi::api::{
     core::v1::{ContainerStatus, Pod},
 };
 
+use crate::error::brief;
+
 /// Reasons of a waiting container that do not go by themselves.
 const BAD_REASONS: [&str; 7] = [
     "CrashLoopBackOff",
@@ -21,6 +23,7 @@ pub fn trouble(deployment: &Deployment, pods: &[&Pod]) -> Option<String> {
     pods.iter()
         .find_map(|pod| of_pod(pod))
         .or_else(|| of_deployment(deployment))
+        .map(|trouble| brief(&trouble))
 }
 
 fn of_deployment(deployment: &Deployment) -> Option<String> {

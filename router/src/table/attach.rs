@@ -34,7 +34,13 @@ pub struct Attached {
 
 /// Who has which hostname and paths, by namespace: first come, first served.
 #[derive(Debug, Default)]
-pub struct Claims(BTreeMap<(u16, HostPattern), Vec<(PathMatch, ObjectKey)>>);
+pub struct Claims(BTreeMap<(u16, HostPattern), Vec<Claim>>);
+
+#[derive(Debug)]
+struct Claim {
+    path: PathMatch,
+    owner: ObjectKey,
+}
 
 impl Claims {
     /// The route of another namespace that has a path already. One that would only take part of an
@@ -43,8 +49,8 @@ impl Claims {
         let claimed = self.0.get(&(place.port, place.host.clone()))?;
         claimed
             .iter()
-            .find(|(taken, owner)| owner.namespace != namespace && taken.covers(path))
-            .map(|(_, owner)| owner)
+            .find(|claim| claim.owner.namespace != namespace && claim.path.covers(path))
+            .map(|claim| &claim.owner)
     }
 }
 
@@ -224,7 +230,10 @@ fn claim(
             .0
             .entry((place.port, place.host.clone()))
             .or_default();
-        claimed.extend(paths.iter().map(|path| (path.clone(), own.clone())));
+        claimed.extend(paths.iter().map(|path| Claim {
+            path: path.clone(),
+            owner: own.clone(),
+        }));
     }
     Ok(())
 }
