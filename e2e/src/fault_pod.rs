@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use crds::contract;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::DeleteParams};
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ use crate::{
 
 const NAME: &str = "fault-proxy";
 const KUBECONFIG: &str = "fault-proxy-kubeconfig";
+/// How late a kubelet may tell a pod's address.
+const FOUND_WITHIN: Duration = Duration::from_secs(15);
 const READY_WITHIN: Duration = Duration::from_mins(1);
 
 /// A running fault proxy, in the namespace of the chart.
@@ -110,23 +113,28 @@ impl FaultPod {
     /// Kills the pod whose write is held, at once, and drops the write's connection.
     pub async fn kill_held(&self, armed: &Armed) -> anyhow::Result<()> {
         let ip = armed.pod_ip.as_deref().context("no pod is held")?;
-        let pods = self
-            .cluster
-            .pods(chart::NAMESPACE, "app.kubernetes.io/name=sluice-operator")
-            .await?;
-        let held = pods.iter().find(|pod| {
-            pod.status
-                .as_ref()
-                .and_then(|status| status.pod_ip.as_deref())
-                == Some(ip)
-        });
-        let name = held.and_then(|pod| pod.metadata.name.clone());
-        let name = name.with_context(|| format!("no operator pod has the address {ip}"))?;
+        let what = format!("the operator's pod with the address {ip}");
+        let name = wait::found(&what, FOUND_WITHIN, || self.operator_pod(ip)).await?;
         let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), chart::NAMESPACE);
         // Grace 0 removes the object at once and kills the process with SIGKILL.
         api.delete(&name, &DeleteParams::default().grace_period(0))
             .await?;
         self.release().await
+    }
+
+    /// The operator's pod that has an address; a kubelet may tell the address late.
+    async fn operator_pod(&self, ip: &str) -> anyhow::Result<Option<String>> {
+        let selector = format!("app.kubernetes.io/name={}", contract::OPERATOR_APP);
+        let pods = self.cluster.pods(chart::NAMESPACE, &selector).await?;
+        let address = |pod: &Pod| pod.status.as_ref().and_then(|status| status.pod_ip.clone());
+        if let Some(pod) = pods.iter().find(|pod| address(pod).as_deref() == Some(ip)) {
+            return Ok(pod.metadata.name.clone());
+        }
+        let seen: Vec<_> = pods
+            .iter()
+            .map(|pod| (&pod.metadata.name, address(pod)))
+            .collect();
+        bail!("the operator's pods are {seen:?}")
     }
 
     /// Removes the proxy.

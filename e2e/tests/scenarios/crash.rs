@@ -10,13 +10,13 @@ use sluice_e2e::{
     chart,
     fault_pod::FaultPod,
     fault_proxy::{Arm, Fail, When, request::Match},
-    model_deployment::{guardrails, set, sim},
+    model_deployment::{Watched, canary, decisions, guardrails, set, sim, stable},
 };
 
 use crate::scenario::{DECIDED_WITHIN, STILL_FOR, Scenario, assert_no_failures, last_run};
 
-/// The writes that every promotion makes. The first run must show no other kind, or this list is
-/// not complete.
+/// The writes that every promotion makes. Together with [`FIRST`] they are all kinds that are seen,
+/// or this list is not complete.
 const KINDS: [(&str, &str); 10] = [
     ("POST", "controllerrevisions"),
     ("PATCH", "controllerrevisions"),
@@ -29,11 +29,28 @@ const KINDS: [(&str, &str); 10] = [
     ("PUT", "modeldeployments/status"),
     ("POST", "events"),
 ];
+/// The write that only a first deployment makes: the Service under which clients ask.
+const FIRST: (&str, &str) = ("POST", "services");
 const PROMOTION: [&str; 4] = [
     "RunStarted 0%",
     "StepStarted 25%",
     "StepStarted 100%",
     "Promoted 100%",
+];
+const ROLLBACK: [&str; 4] = [
+    "RunStarted 0%",
+    "StepStarted 25%",
+    "RollingBack 0%",
+    "RolledBack 0%",
+];
+/// A kind of write, and which one of them.
+type Write = (&'static str, &'static str, u32);
+/// What a rollback writes: that it begins, the weight with the mark, that it is done.
+const ROLLBACK_WRITES: [Write; 4] = [
+    ("PUT", "modeldeployments/status", 1),
+    ("POST", "events", 1),
+    ("PATCH", "httproutes", 1),
+    ("PUT", "modeldeployments/status", 2),
 ];
 /// How long a kind of write may take to come: with it the pods of the last revision go.
 const HIT_WITHIN: Duration = Duration::from_mins(1);
@@ -54,6 +71,24 @@ fn revision(number: u32) -> Value {
         json!({
             "splitKey": {"type": "Header", "name": "x-user-id"}, "timeouts": {"request": "2s"},
         }),
+    )
+    .unwrap();
+    object
+}
+
+/// The same, staying at its first step, with pods that can be made to fail.
+fn fragile(number: u32) -> Value {
+    let mut object = revision(number);
+    set(
+        &mut object,
+        "/spec/runtime/args",
+        json!([format!("seed={number}"), "--sim-control"]),
+    )
+    .unwrap();
+    set(
+        &mut object,
+        "/spec/rollout/canary/steps/0/hold",
+        json!("1h"),
     )
     .unwrap();
     object
@@ -120,6 +155,74 @@ impl Crash {
             .collect())
     }
 
+    /// Kills the operator at a write of the rollback of the next revision.
+    async fn kill_in_rollback(
+        &mut self,
+        (verb, resource, nth): Write,
+        when: When,
+    ) -> anyhow::Result<()> {
+        let what = format!("{verb} {resource} {nth} {when:?}");
+        let stable = stable(&self.scenario.watched.get().await?);
+        self.number += 1;
+        self.scenario.apply(&fragile(self.number)).await?;
+        // From here on nothing is written until the canary fails.
+        let canary = canary(&self.scenario.waits_for("1/2", "WaitingForHold").await?);
+        let matches = self.in_namespace(verb, resource);
+        self.proxy.arm(&Arm { matches, nth, when }).await?;
+        self.scenario.turn_bad(&canary).await?;
+        let armed = self
+            .proxy
+            .hit(HIT_WITHIN)
+            .await
+            .map_err(|error| error.context(what.clone()))?;
+        self.proxy.kill_held(&armed).await?;
+        let object = self.scenario.watched.rolled_back(DECIDED_WITHIN).await?;
+        assert_eq!(last_run(&object), ROLLBACK, "{what}");
+        let status = object.status.unwrap_or_default();
+        assert_eq!(status.stable_revision.as_ref(), Some(&stable), "{what}");
+        assert_eq!(
+            status.condemned.last().map(|one| &one.revision),
+            Some(&canary),
+            "{what}"
+        );
+        Ok(())
+    }
+
+    /// Kills the operator at a write of a first deployment.
+    async fn kill_at_first(&mut self, when: When) -> anyhow::Result<()> {
+        let (verb, resource) = FIRST;
+        let name = format!(
+            "other-{}",
+            if when == When::Before {
+                "before"
+            } else {
+                "after"
+            }
+        );
+        let matches = self.in_namespace(verb, resource);
+        self.proxy
+            .arm(&Arm {
+                matches,
+                nth: 1,
+                when,
+            })
+            .await?;
+        let mut object = revision(0);
+        set(&mut object, "/metadata/name", json!(name))?;
+        self.scenario.apply(&object).await?;
+        let armed = self.proxy.hit(HIT_WITHIN).await?;
+        self.proxy.kill_held(&armed).await?;
+        let other = Watched::new(&self.scenario.cluster, &self.scenario.namespace, &name);
+        other.promoted(DECIDED_WITHIN).await?;
+        let object = other.get().await?;
+        assert_eq!(
+            decisions(&object),
+            ["FirstDeployment", "FirstDeploymentServing"],
+            "{when:?}"
+        );
+        Ok(())
+    }
+
     /// Kills the operator at a write of the next rollout.
     async fn kill_at(&mut self, verb: &str, resource: &str, when: When) -> anyhow::Result<()> {
         let what = format!("{verb} {resource} {when:?}");
@@ -158,8 +261,12 @@ async fn a_kill_at_any_write_changes_nothing_in_the_end() -> anyhow::Result<()> 
             );
         }
     }
+    for when in [When::Before, When::After] {
+        crash.kill_at_first(when).await?;
+    }
     let known: BTreeSet<_> = KINDS
         .iter()
+        .chain([&FIRST])
         .map(|(verb, resource)| ((*verb).to_owned(), (*resource).to_owned()))
         .collect();
     assert_eq!(
@@ -173,6 +280,36 @@ async fn a_kill_at_any_write_changes_nothing_in_the_end() -> anyhow::Result<()> 
         let told = told(&crash.scenario, decision).await?;
         assert_eq!(told, runs, "Events {decision} after {runs} runs");
     }
+    crash.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_write_of_a_rollback_keeps_the_canary_down() -> anyhow::Result<()> {
+    let mut crash = Crash::begin("crash-rollback").await?;
+    let load = crash.scenario.load().await?;
+    for write in ROLLBACK_WRITES {
+        for when in [When::Before, When::After] {
+            crash.kill_in_rollback(write, when).await?;
+            println!("killed in a rollback at {write:?} {when:?}");
+            let condemned = crash
+                .scenario
+                .watched
+                .get()
+                .await?
+                .status
+                .unwrap_or_default()
+                .condemned;
+            let revision = &condemned.last().unwrap().revision;
+            let before = load.stats().await?.revisions[revision].total();
+            load.answered(200).await?;
+            let after = load.stats().await?.revisions[revision].total();
+            assert_eq!(before, after, "{revision} got traffic after its rollback");
+        }
+    }
+    let stats = load.stop().await?;
+    let stable = stable(&crash.scenario.watched.get().await?);
+    assert_eq!(stats.failed_without_revision, 0, "{stats:#?}");
+    assert_eq!(stats.revisions[&stable].failed(), 0, "{stats:#?}");
     crash.end().await
 }
 

@@ -164,7 +164,7 @@ async fn a_canary_that_loses_its_pods_gets_nothing_until_they_are_back() -> anyh
     scenario.end().await
 }
 
-/// Makes the controller of ReplicaSets look again: after refused pods it waits for minutes.
+/// Makes the controller of `ReplicaSet`s look again: after refused pods it waits for minutes.
 async fn touch(scenario: &Scenario, list: &ListParams) -> anyhow::Result<()> {
     let client = scenario.cluster.client.clone();
     let api: Api<ReplicaSet> = Api::namespaced(client, &scenario.namespace);

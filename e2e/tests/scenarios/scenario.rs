@@ -5,7 +5,7 @@ use std::{sync::Mutex, time::Duration};
 use crds::ModelDeployment;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, api::DeleteParams};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice_e2e::{
     chart,
     cluster::Cluster,
@@ -126,6 +126,19 @@ impl Scenario {
         let what = format!("reason {reason} at step {step}");
         let waits = |object: &ModelDeployment| is_waiting(object, step, reason);
         self.watched.until(&what, DECIDED_WITHIN, waits).await
+    }
+
+    /// Makes every pod of a sim revision fail from here on; it must run with `--sim-control`.
+    pub(crate) async fn turn_bad(&self, revision: &str) -> anyhow::Result<()> {
+        let selector = format!("sluice.dev/revision={revision}");
+        for pod in self.cluster.pods(&self.namespace, &selector).await? {
+            let name = pod.metadata.name.unwrap_or_default();
+            let address = format!("{}/{name}:8080/sim", self.namespace);
+            self.cluster
+                .pod_post(&address, &json!({"errorRate": 1.0}))
+                .await?;
+        }
+        Ok(())
     }
 
     /// Takes the namespace away.

@@ -149,9 +149,11 @@ async fn a_bad_spec_is_refused_with_the_path_of_what_is_wrong() -> anyhow::Resul
     for (pointer, value, path) in rollout_cases().into_iter().chain(other_cases()) {
         let mut object = good.clone();
         let (parent, last) = pointer.rsplit_once('/').unwrap();
-        match object.pointer_mut(parent).unwrap() {
-            Value::Array(items) => items[last.parse::<usize>()?] = value.clone(),
-            parent => parent[last] = value.clone(),
+        let parent = object.pointer_mut(parent).unwrap();
+        if let Some(items) = parent.as_array_mut() {
+            items[last.parse::<usize>()?] = value.clone();
+        } else {
+            parent[last] = value.clone();
         }
         match api.create(&dry, &serde_json::from_value(object)?).await {
             Ok(_) => wrong.push(format!("{pointer} = {value}: was accepted")),

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, Deployment},
     core::v1::Service,
@@ -95,21 +94,7 @@ async fn a_broken_spec_mid_run_does_not_switch_the_guardrails_off() -> anyhow::R
         "{text}"
     );
 
-    let pods = scenario
-        .cluster
-        .pods(
-            &scenario.namespace,
-            &format!("sluice.dev/revision={canary}"),
-        )
-        .await?;
-    for pod in pods {
-        let name = pod.metadata.name.context("a pod without a name")?;
-        let address = format!("{}/{name}:8080/sim", scenario.namespace);
-        scenario
-            .cluster
-            .pod_post(&address, &json!({"errorRate": 1.0}))
-            .await?;
-    }
+    scenario.turn_bad(&canary).await?;
     let object = scenario
         .watched
         .until("the canary's end", DECIDED_WITHIN, |object| {
