@@ -39,6 +39,7 @@ test: ## Everything that decides whether a change may land, in order, each with 
 
 test-unit: ## Tests that need neither root nor a cluster
 	SLUICE_ONNXRUNTIME="$$(images/onnxruntime)" cargo test --locked
+	cargo test --locked -p sluice-e2e --lib --test local
 
 crds: ## Write the generated definitions into the chart
 	UPDATE=1 cargo test --locked -p sluice-crds --test generated

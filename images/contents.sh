@@ -41,7 +41,7 @@ product_images() {
     if wants sluice-operator sluice-router sluice-e2e example-models; then
         step "building the static programs" static_programs
         for name in sluice-operator sluice-router sluice-e2e; do
-            ! wants $name || image $name scratch "${name//-/_}_contents" "$static/$name"
+            ! wants $name || image $name scratch "${name//-/_}_contents" "$static/$name" "$authorities"
         done
         if wants example-models; then models_image; fi
     fi
@@ -49,7 +49,9 @@ product_images() {
     if wants sluice-prometheus; then prometheus_image; fi
     if wants example-fastapi; then fastapi_image; fi
 }
-sluice_operator_contents() { cp "$static/sluice-operator" "$1/"; }
+# Metrics servers are asked over TLS too: the authorities are those of this machine's distribution.
+authorities=/etc/ssl/certs/ca-certificates.crt
+sluice_operator_contents() { cp "$static/sluice-operator" $authorities "$1/"; }
 sluice_router_contents() { cp "$static/sluice-router" "$1/"; }
 sluice_e2e_contents() { cp "$static/sluice-e2e" "$1/"; }
 
