@@ -31,6 +31,8 @@ pub struct Limits {
 
 /// Requests that one HTTP/2 connection may have open: enough for a gateway in front of this one.
 const STREAMS_MAX: u32 = 256;
+/// What waits in each of them for a client that does not take it.
+const STREAM_SEND_BYTES_MAX: usize = 64 * 1024;
 /// A pause after the machine ran out of file descriptors; accepting at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The first bytes of HTTP/2 with prior knowledge. HTTP/1 has no method that begins so.
@@ -182,6 +184,7 @@ fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(limits.header_bytes_max)
+        .max_send_buf_size(STREAM_SEND_BYTES_MAX)
         .keep_alive_interval(limits.idle_timeout)
         .keep_alive_timeout(limits.header_read_timeout);
     builder
