@@ -68,6 +68,8 @@ fn check(route: &HttpRoute) -> Result<(), String> {
     Ok(())
 }
 
+/// Names of objects are no longer.
+const NAME_BYTES_MAX: usize = 253;
 const NOT_SUPPORTED: &str = "not supported";
 
 fn check_rule(rule: &HttpRouteRule) -> Result<(), (String, String)> {
@@ -166,6 +168,11 @@ fn split(route: &HttpRoute) -> Result<Option<KeyedSplit>, String> {
             split.version,
             contract::SPLIT_VERSION
         );
+        return Err(refuse(why));
+    }
+    // Both are hashed or written out for every request or scrape; nobody's object has such a name.
+    if split.model_deployment.len() > NAME_BYTES_MAX || split.run.len() > NAME_BYTES_MAX {
+        let why = format!("modelDeployment or run is longer than {NAME_BYTES_MAX} bytes");
         return Err(refuse(why));
     }
     let key = match &split.key {

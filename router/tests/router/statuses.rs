@@ -365,3 +365,15 @@ fn what_is_not_ours_is_left_alone() {
         &objects.routes[0]
     ));
 }
+
+#[test]
+fn a_split_with_a_name_that_would_fill_every_scrape_is_refused() {
+    for field in ["modelDeployment", "run"] {
+        let mut route = split_route(1, 1);
+        let annotation = &mut route["metadata"]["annotations"]["sluice.dev/split"];
+        let mut split: Value = serde_json::from_str(annotation.as_str().unwrap()).unwrap();
+        split[field] = json!("x".repeat(100_000));
+        *annotation = json!(split.to_string());
+        assert_eq!(served(&build(&with(&[route]))), [""; 0], "{field}");
+    }
+}
