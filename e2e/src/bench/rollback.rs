@@ -279,7 +279,10 @@ fn report(
         .at_most(1.25 * median + 0.25, "value<=1.25*peer_value+0.25")
         .with("p95", percentile(&sorted, 95).map(rounded))
         .with("peer_p95", rounded(tail))
-        .with("trials", sorted)
+        .with(
+            "trials",
+            sorted.iter().copied().map(rounded).collect::<Vec<f64>>(),
+        )
         .with("scrape_s", LANE.scrape)
         .with("window_s", LANE.window)
         .with("interval_s", LANE.check)
