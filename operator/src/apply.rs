@@ -198,12 +198,12 @@ impl Hand<'_> {
         }
     }
 
-    /// One patch: weights, split and mark are never apart. A write that widens names the version
-    /// that it was decided from, so that it never overtakes another; one that narrows is never
-    /// refused for that.
+    /// One patch: weights, split and mark are never apart. A write that leaves the
+    /// canary with traffic names the version that it was decided from, so that it never overtakes
+    /// another; one that takes all of it is never refused for that.
     async fn apply_route(&self, route: &Route) -> Result<(), Failure> {
         let what = || format!("apply HTTPRoute {}", self.owner.name);
-        let version = match (&self.sight.route, route.widens) {
+        let version = match (&self.sight.route, route.must_not_overtake()) {
             (RouteObject::At(version), true) => Some(version.as_str()),
             (RouteObject::Unknown, true) => return Err(Failure::Stale { what: what() }),
             (RouteObject::Foreign, _) => {

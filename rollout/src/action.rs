@@ -69,6 +69,16 @@ pub struct Route {
     pub widens: bool,
 }
 
+impl Route {
+    /// Whether the write leaves the canary with traffic. Then it must not overtake another one: what
+    /// narrows in the eyes of an operator that was deposed may undo a mark that its successor set.
+    pub fn must_not_overtake(&self) -> bool {
+        self.canary
+            .as_ref()
+            .is_some_and(|(_, weight)| *weight > Weight::ZERO)
+    }
+}
+
 impl Action {
     /// Whether this only takes traffic off a canary: it may be done even when the state that led to
     /// it could not be recorded.
@@ -83,5 +93,33 @@ impl Action {
             | Self::RemoveTrack { .. }
             | Self::Forget { .. } => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_write_that_takes_all_traffic_may_overtake() {
+        let route = |weight: Option<u16>| Route {
+            stable: "a".to_owned(),
+            canary: weight.map(|points| ("b".to_owned(), Weight::from_basis_points(points))),
+            split: Split {
+                version: 1,
+                run: "r1".to_owned(),
+                step: 1,
+                model_deployment: "m".to_owned(),
+                stable: "a".to_owned(),
+                canary: Some("b".to_owned()),
+                key: None,
+            },
+            mark: None,
+            shape: RouteShape::default(),
+            widens: false,
+        };
+        assert!(route(Some(1)).must_not_overtake());
+        assert!(!route(Some(0)).must_not_overtake());
+        assert!(!route(None).must_not_overtake());
     }
 }
