@@ -131,9 +131,17 @@ async fn clear(bench: &Bench<'_>) -> anyhow::Result<()> {
         return Ok(());
     }
     let objects: Api<ModelDeployment> = Api::namespaced(client.clone(), NAMESPACE);
-    objects
-        .delete_collection(&DeleteParams::background(), &ListParams::default())
-        .await?;
+    // A thousand may take longer than a connection lasts: what is left goes with the next call.
+    let (how, all) = (DeleteParams::background(), ListParams::default());
+    let deleted = wait::found(
+        "the model deployments to be deleted",
+        GONE_WITHIN,
+        || async {
+            let deleted = objects.delete_collection(&DeleteParams::background(), &all);
+            Ok(deleted.await.map(Some)?)
+        },
+    );
+    deleted.await?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let one = ListParams::default().limit(1);
     let gone = wait::found("the model deployments' pods to go", GONE_WITHIN, || async {

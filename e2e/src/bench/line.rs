@@ -115,9 +115,9 @@ pub(crate) fn float(count: usize) -> f64 {
     u32::try_from(count).map_or(f64::MAX, f64::from)
 }
 
-/// To three places: more would pretend.
+/// To six places: more would pretend.
 pub(crate) fn rounded(value: f64) -> f64 {
-    (value * 1000.0).round() / 1000.0
+    (value * 1e6).round() / 1e6
 }
 
 #[cfg(test)]

@@ -50,8 +50,9 @@ async fn with_fleet(bench: &Bench<'_>, idle: &Idle) -> anyhow::Result<()> {
     let mut fleet = Fleet::begin(bench).await?;
     let measured = async {
         fleet.fill(bench, idle.objects).await?;
-        cold_start(bench, idle).await?;
-        at_rest(bench, idle).await
+        // At rest first: a start announces decisions of the last minutes again.
+        at_rest(bench, idle).await?;
+        cold_start(bench, idle).await
     };
     let measured = measured.await;
     measured.and(fleet.end(bench).await)
