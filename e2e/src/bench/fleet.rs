@@ -136,10 +136,7 @@ async fn clear(bench: &Bench<'_>) -> anyhow::Result<()> {
     let deleted = wait::found(
         "the model deployments to be deleted",
         GONE_WITHIN,
-        || async {
-            let deleted = objects.delete_collection(&DeleteParams::background(), &all);
-            Ok(deleted.await.map(Some)?)
-        },
+        || async { Ok(objects.delete_collection(&how, &all).await.map(Some)?) },
     );
     deleted.await?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
