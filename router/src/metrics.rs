@@ -18,6 +18,9 @@ use prometheus_client::registry::Registry;
 use crate::table::Table;
 use crate::table::objects::ObjectKey;
 
+/// Codes of failures that guardrails count. A series that begins with its first failure shows no
+/// increase before its second scrape, which can cost a rollback 15 seconds.
+const FAILURES: [u16; 4] = [500, 502, 503, 504];
 /// Two scrapes at the longest usual interval still see the last value of a revision that left.
 const KEEP_GONE: Duration = Duration::from_mins(10);
 
@@ -303,15 +306,22 @@ fn meter(
     requests: &Family<CodeLabels, Counter>,
     duration: Option<Histogram>,
 ) -> Meter {
-    // Made here, at 0, so that an increase over time sees the first request.
+    // Made here, at 0, so that an increase over time sees the first request, and the first failure.
     let listed = !labels.revision.is_empty();
     let ok = listed.then(|| requests.get_or_create_owned(&labels.with(200)));
+    let mut codes = BTreeSet::new();
+    if listed {
+        for code in FAILURES {
+            drop(requests.get_or_create(&labels.with(code)));
+            codes.insert(code);
+        }
+    }
     Meter {
         labels,
         requests: requests.clone(),
         ok,
         duration,
-        codes: Mutex::default(),
+        codes: Mutex::new(codes),
     }
 }
 
@@ -354,6 +364,12 @@ mod tests {
             )),
             "{text}"
         );
+        for code in FAILURES {
+            assert!(
+                text.contains(&format!("{labels},code=\"{code}\"}} 0")),
+                "{text}"
+            );
+        }
         meters[1].count(503, Duration::from_millis(3));
         let text = metrics.text().unwrap();
         assert!(text.contains(&format!(
