@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crds::ModelDeployment;
 use kube::{ResourceExt as _, runtime::controller::Action};
+use rand::RngExt as _;
 use rollout::state::State;
 use tracing::Instrument as _;
 
@@ -16,6 +17,9 @@ use crate::{
     observe::observe,
     record::{Recorded, record},
 };
+
+/// Waits from here on are guards against an event that never came, not timers of a rollout.
+const LONG_WAIT: Duration = Duration::from_mins(5);
 
 /// Looks at an object: observes, decides, records, acts.
 pub async fn reconcile(object: Arc<ModelDeployment>, ctx: Arc<Ctx>) -> Result<Action, Failure> {
@@ -79,9 +83,21 @@ async fn look(object: &ModelDeployment, ctx: &Ctx) -> Result<Action, Failure> {
     }
     announce(ctx, &deployment, &decision, now).await;
     apply(ctx, &deployment, &sight, decision.actions.iter()).await?;
-    Ok(Action::requeue(
-        Duration::try_from(decision.wake_after).unwrap_or_default(),
-    ))
+    let wake_after = Duration::try_from(decision.wake_after).unwrap_or_default();
+    Ok(Action::requeue(spread(
+        wake_after,
+        rand::rng().random_range(0.8..=1.0),
+    )))
+}
+
+/// Long waits end a little earlier, each at another time: objects that a restart looked at together
+/// must not all be looked at together ever after.
+fn spread(wake_after: Duration, share: f64) -> Duration {
+    if wake_after < LONG_WAIT {
+        wake_after
+    } else {
+        wake_after.mul_f64(share)
+    }
 }
 
 /// The object as the API server has it: the watch may lag behind our own last record, and what was
@@ -95,4 +111,17 @@ async fn fresh(object: &ModelDeployment, ctx: &Ctx) -> Result<Option<ModelDeploy
         .map_err(Failure::api("read the ModelDeployment"))?;
     // What is being deleted takes everything along by owner references.
     Ok(fresh.filter(|fresh| fresh.metadata.deletion_timestamp.is_none()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_long_waits_are_spread_and_never_longer() {
+        let short = Duration::from_secs(10);
+        assert_eq!(spread(short, 0.8), short);
+        assert_eq!(spread(LONG_WAIT, 0.8), Duration::from_mins(4));
+        assert_eq!(spread(LONG_WAIT, 1.0), LONG_WAIT);
+    }
 }

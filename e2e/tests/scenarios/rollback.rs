@@ -3,7 +3,7 @@
 use sluice_e2e::{
     load::stats::{RevisionStats, Stats},
     load_pod::{LoadPod, Plan},
-    model_deployment::{self as md, digits, fastapi, quick, sim},
+    model_deployment::{self as md, digits, fastapi, quick},
 };
 
 use crate::scenario::{DECIDED_WITHIN, SERVING_WITHIN, Scenario, assert_no_failures};
@@ -11,6 +11,8 @@ use crate::scenario::{DECIDED_WITHIN, SERVING_WITHIN, Scenario, assert_no_failur
 /// Longest time that users may still be sent to a canary after its first failed answer: its window,
 /// a scrape, a query and a route.
 const EXPOSED_MS_MAX: u64 = 20_000;
+/// Bound of the guardrail on slow answers.
+const SLOW_MS: u64 = 250;
 
 /// Waits for the rollback; gives the condemned revision and what users saw.
 async fn rolled_back(
@@ -19,6 +21,8 @@ async fn rolled_back(
     stable: &str,
 ) -> anyhow::Result<(String, Stats)> {
     let object = scenario.watched.rolled_back(DECIDED_WITHIN).await?;
+    // Requests that were in flight when the route changed are answered first.
+    load.answered(300).await?;
     let since = load.stats().await?;
     load.answered(300).await?;
     let stats = load.stop().await?;
@@ -72,12 +76,21 @@ async fn a_model_that_fails_is_rolled_back() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_is_slow_is_rolled_back() -> anyhow::Result<()> {
     let scenario = Scenario::begin("rollback-slow").await?;
-    let stable = scenario.first(&quick(sim(&["alpha=1ms"]))).await?;
-    let load = scenario.load().await?;
-    scenario.apply(&quick(sim(&["alpha=500ms"]))).await?;
+    scenario.serve_models().await?;
+    let stable = scenario
+        .first(&quick(digits(&scenario.namespace, "v1")?))
+        .await?;
+    // v4 takes a third of a second of processor time for an answer: so many that one core has it.
+    let plan = Plan::digits(&scenario.namespace, &scenario.watched.name).rate(40.0);
+    let load = LoadPod::start(&scenario.cluster, &scenario.namespace, &plan).await?;
+    let mut slow = quick(digits(&scenario.namespace, "v4")?);
+    slow["spec"]["guardrails"] = md::guardrails("10s", 10);
+    scenario.apply(&slow).await?;
     let (condemned, stats) = rolled_back(&scenario, &load, &stable).await?;
     assert_no_failures(&stats, &[]);
-    assert!(stats.revisions[&condemned].slowest_ms >= 500, "{stats:#?}");
+    let canary = &stats.revisions[&condemned];
+    assert!(canary.slowest_ms > SLOW_MS, "{stats:#?}");
+    assert_eq!(canary.failed(), 0, "it is slow, not wrong: {stats:#?}");
     scenario.end().await
 }
 
