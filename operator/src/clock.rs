@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-/// The wall clock, for what is recorded. In whole milliseconds: a status keeps no more.
+/// The wall clock, for what is recorded, in whole milliseconds. A status keeps whole seconds only:
+/// `rollout` rounds what it records up, so that no wait ends early.
 #[expect(
     clippy::disallowed_methods,
     reason = "this is where the shell takes the time from"
