@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 use crate::{
     chart,
     cluster::Cluster,
-    load::{log::Entry, stats::Stats},
+    load::{
+        log::Entry,
+        stats::{RevisionStats, Stats},
+    },
     wait,
 };
 
@@ -117,6 +120,18 @@ impl LoadPod {
             enough,
         )
         .await
+    }
+
+    /// Waits until a revision has answered so many requests.
+    pub async fn answered_by(&self, revision: &str, count: u64) -> anyhow::Result<()> {
+        let enough = || async {
+            let stats = self.stats().await?;
+            let answers = stats.revisions.get(revision);
+            let total = answers.map_or(0, RevisionStats::total);
+            Ok((total >= count).then_some(()))
+        };
+        let what = format!("{count} answers of revision {revision}");
+        wait::found(&what, READY_WITHIN, enough).await
     }
 
     /// What the answers come to.

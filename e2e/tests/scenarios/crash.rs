@@ -300,6 +300,8 @@ async fn a_kill_at_any_write_of_a_rollback_keeps_the_canary_down() -> anyhow::Re
                 .unwrap_or_default()
                 .condemned;
             let revision = &condemned.last().unwrap().revision;
+            // Requests that were in flight when the route changed are answered first.
+            load.answered(200).await?;
             let before = load.stats().await?.revisions[revision].total();
             load.answered(200).await?;
             let after = load.stats().await?.revisions[revision].total();

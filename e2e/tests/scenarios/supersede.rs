@@ -41,6 +41,7 @@ async fn another_revision_mid_run_goes_back_to_stable_first() -> anyhow::Result<
     let load = scenario.load().await?;
     scenario.apply(&lasting(&["alpha=2ms"])).await?;
     let second = md::canary(&scenario.watched.at_step(1, DECIDED_WITHIN).await?);
+    load.answered_by(&second, 1).await?;
     scenario.apply(&quick(sim(&["alpha=3ms"]))).await?;
     let third = scenario
         .watched
