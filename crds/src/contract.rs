@@ -3,9 +3,18 @@
 //! Written once, here. The router and the operator use these constants; the inference pod, which
 //! knows no Kubernetes, checks its own against them in a test.
 
+mod evidence;
+mod judge;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+pub use self::evidence::{
+    ArmEvidence, Evidence, FromLeader, FromRouter, LedTrip, PATH_LEAD, PATH_STREAM, Segment,
+    UserEvent,
+};
+pub use self::judge::{BadEvent, Judge, JudgedGuardrail, Test, Trip};
 
 /// API group of every kind that Sluice defines.
 pub const GROUP: &str = "sluice.dev";
@@ -32,6 +41,14 @@ pub const ANNOTATION_MARK: &str = "sluice.dev/condemned";
 /// Annotation on a revision's `ControllerRevision`: since when it is stable, RFC 3339. Of several
 /// marked revisions the latest is stable.
 pub const ANNOTATION_STABLE_SINCE: &str = "sluice.dev/stable-since";
+
+/// Type of the condition on a route's status by which a router says that it took the canary's
+/// weight away: reason [`REASON_TRIPPED`], message as [`Trip::to_condition_message`] writes it.
+pub const CONDITION_TRIPPED: &str = "sluice.dev/Tripped";
+/// The one reason of [`CONDITION_TRIPPED`].
+pub const REASON_TRIPPED: &str = "GuardrailTripped";
+/// Audience of the token by which the operator shows itself to routers.
+pub const ROUTER_AUDIENCE: &str = "sluice-router";
 
 /// `controllerName` of our `GatewayClass`.
 pub const GATEWAY_CONTROLLER: &str = "sluice.dev/router";
@@ -133,6 +150,30 @@ pub struct Split {
     /// Where a request's user key is read; none: every request draws at random.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<KeySource>,
+    /// What the router judges by itself; none outside a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<Judge>,
+    /// Who may ask for the canary whatever the split says; none: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub testers: Option<Testers>,
+    /// The share of the stable revision's requests that is also sent to the canary, whose answers
+    /// are dropped, in basis points; 0: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mirror: u16,
+}
+
+fn is_zero(number: &u16) -> bool {
+    *number == 0
+}
+
+/// Who may ask for the canary whatever the split says. What they get is no evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Testers {
+    /// The header or cookie that tells a tester.
+    pub by: KeySource,
+    /// The value that it must have.
+    pub value: String,
 }
 
 /// [`Split::version`] that this release writes.
@@ -150,6 +191,14 @@ pub enum KeySource {
     /// A cookie.
     Cookie {
         /// Name of the cookie.
+        name: String,
+    },
+    /// The client's address.
+    SourceIP,
+    /// A claim of a JSON Web Token in the `authorization` header. Its signature is not checked here:
+    /// whoever may forge it may choose among arms, and nothing else.
+    UnverifiedJWTClaim {
+        /// Name of the claim, a string or a number.
         name: String,
     },
 }

@@ -207,6 +207,9 @@ fn split(run: &str, step: u32, canary: Option<String>) -> Split {
         stable: STABLE.to_owned(),
         canary,
         key: None,
+        judge: None,
+        testers: None,
+        mirror: 0,
     }
 }
 

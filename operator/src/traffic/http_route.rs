@@ -207,6 +207,9 @@ mod tests {
             key: Some(contract::KeySource::Header {
                 name: "x-user".to_owned(),
             }),
+            judge: None,
+            testers: None,
+            mirror: 0,
         };
         let parent = ParentReference {
             name: "sluice".to_owned(),

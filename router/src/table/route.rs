@@ -182,6 +182,9 @@ fn split(route: &HttpRoute) -> Result<Option<KeyedSplit>, String> {
             Err(_) => return Err(refuse(format!("{name:?} is no header name"))),
         },
         Some(KeySource::Cookie { name }) => Some(UserKey::Cookie(name.clone())),
+        Some(KeySource::SourceIP | KeySource::UnverifiedJWTClaim { .. }) => {
+            return Err(refuse("key: this source is not supported".to_owned()));
+        }
     };
     Ok(Some((split, key)))
 }
