@@ -1,9 +1,22 @@
 //! The statistics behind a rollout's verdicts: pure functions of values, without I/O, clock,
 //! randomness or Kubernetes.
+//!
+//! Logarithms are natural. A weight is the canary's share of traffic, from 0 to 1; an E is kept as
+//! `ln E`. Numbers that are not finite or out of range are a [`DomainError`], too little data is
+//! [`Verdict::NoData`], and neither is ever a pass or a failure.
 
+pub mod alpha;
+pub mod attribution;
+mod domain;
+pub mod evidence;
+pub mod lanes;
+pub mod slo;
 pub mod threshold;
+pub mod units;
 
 use serde::{Deserialize, Serialize};
+
+pub use domain::DomainError;
 
 /// What a guardrail says of a revision. There are five and never fewer: having seen nothing is
 /// neither a pass nor a failure, and failing to look is not the model's fault.
