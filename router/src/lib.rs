@@ -15,4 +15,5 @@ pub mod proxy;
 pub mod served;
 pub mod status;
 pub mod table;
+pub mod trips;
 pub mod watch;

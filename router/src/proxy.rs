@@ -23,6 +23,7 @@ use crate::pick::{self, Draw, SplitKey};
 use crate::pool::Pool;
 use crate::served::{self, Served};
 use crate::table::{Backend, Rule, Table};
+use crate::trips::Trips;
 
 pub use self::answer::AnswerBody;
 use self::answer::Bound;
@@ -43,6 +44,8 @@ pub struct Proxy {
     pub pool: Pool,
     /// What is counted.
     pub metrics: Metrics,
+    /// Which canaries were taken out.
+    pub trips: Trips,
     split_key: SplitKey,
     request_timeout: Duration,
     draining: AtomicBool,
@@ -64,6 +67,7 @@ impl Proxy {
             served: ArcSwap::default(),
             pool: Pool::new(connect_timeout, Instant::now()),
             metrics: Metrics::new(),
+            trips: Trips::default(),
             split_key,
             request_timeout,
             draining: AtomicBool::new(false),
@@ -72,6 +76,7 @@ impl Proxy {
 
     /// Serves a table from the next request on.
     pub fn publish(&self, table: Table) {
+        self.trips.settle(&table.runs);
         served::publish(table, &self.served, &self.metrics, &self.pool);
     }
 

@@ -50,6 +50,17 @@ pub struct Table {
     pub series: Vec<Series>,
     /// All endpoints that an arm may use.
     pub endpoints: BTreeSet<SocketAddr>,
+    /// The run that each known route names, served or not: trips hold for as long as it is named.
+    pub runs: BTreeMap<ObjectKey, Option<Run>>,
+}
+
+/// One attempt to bring one revision in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Run {
+    /// Its name, as [`crds::contract::Split::run`] gives it.
+    pub id: String,
+    /// The canary.
+    pub revision: String,
 }
 
 /// A route that is served.
@@ -236,6 +247,8 @@ pub fn build(objects: &Objects, settings: &Settings, last_good: &LastGood) -> Bu
         if let Some(good) = &candidate.good {
             built.last_good.insert(key.clone(), Arc::clone(good));
         }
+        let run = route::run(candidate.serving());
+        built.table.runs.insert(key.clone(), run);
         let attached = attach::attach(&candidate, &mut gateways, &index, &mut claims);
         let references = backend::check(candidate.serving(), &index);
         if attached.places.is_empty() {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::attach::Place;
 use super::objects::{Index, ObjectKey};
-use super::{Arm, Role, Route, Rule, Series, Sticky, Table, backend, duration};
+use super::{Arm, Role, Route, Rule, Run, Series, Sticky, Table, backend, duration};
 use crate::matcher::{Entry, PathMatch};
 use crate::pick::UserKey;
 
@@ -187,6 +187,16 @@ fn split(route: &HttpRoute) -> Result<Option<KeyedSplit>, String> {
         }
     };
     Ok(Some((split, key)))
+}
+
+/// The run that a route names: none outside a run, and where the split cannot be read.
+pub fn run(route: &HttpRoute) -> Option<Run> {
+    let (split, _) = split(route).ok()??;
+    let revision = split.canary?;
+    (!split.run.is_empty()).then_some(Run {
+        id: split.run,
+        revision,
+    })
 }
 
 /// All paths of a valid route.
