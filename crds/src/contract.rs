@@ -6,6 +6,7 @@
 mod evidence;
 mod judge;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -100,6 +101,14 @@ pub const METRIC_ROUTER_DURATION: &str = "sluice_router_request_duration_seconds
 pub const METRIC_ROUTER_WEIGHT: &str = "sluice_router_weight";
 /// Generation of the route that the router applies.
 pub const METRIC_ROUTER_APPLIED_GENERATION: &str = "sluice_router_applied_generation";
+/// Requests that the router sent again, or was not allowed to; further label `outcome`.
+pub const METRIC_ROUTER_RETRIES: &str = "sluice_router_retries_total";
+/// Endpoints that refused or reset and have not answered since.
+pub const METRIC_ROUTER_EJECTED: &str = "sluice_router_ejected_endpoints";
+/// Requests that were also sent to the canary, or should have been; further label `outcome`.
+pub const METRIC_ROUTER_MIRRORED: &str = "sluice_router_mirrored_total";
+/// Header on a request that is sent a second time only to see how the canary bears it.
+pub const HEADER_MIRROR: &str = "x-sluice-mirror";
 /// Requests that the pod answered; further labels `class`, `protocol`, `cache`, `code`.
 pub const METRIC_POD_REQUESTS: &str = "sluice_pod_requests_total";
 /// Time that the pod took for an answer.
@@ -156,14 +165,31 @@ pub struct Split {
     /// Who may ask for the canary whatever the split says; none: nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub testers: Option<Testers>,
-    /// The share of the stable revision's requests that is also sent to the canary, whose answers
-    /// are dropped, in basis points; 0: none.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub mirror: u16,
+    /// Which of the stable revision's requests are also sent to the canary; none: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
 }
 
-fn is_zero(number: &u16) -> bool {
-    *number == 0
+/// Requests of the stable revision that are also sent to the canary, whose answers are dropped. They
+/// are no evidence and count in no request series.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mirror {
+    /// The share of the requests, in basis points.
+    pub share: u16,
+    /// Which requests may be sent twice.
+    #[serde(default)]
+    pub methods: MirrorMethods,
+}
+
+/// Which requests may be sent twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MirrorMethods {
+    /// Those whose method says that they change nothing: GET, HEAD, OPTIONS.
+    #[default]
+    Safe,
+    /// All: a model that only computes answers may be asked twice by POST too.
+    All,
 }
 
 /// Who may ask for the canary whatever the split says. What they get is no evidence.

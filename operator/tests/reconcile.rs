@@ -209,7 +209,7 @@ fn split(run: &str, step: u32, canary: Option<String>) -> Split {
         key: None,
         judge: None,
         testers: None,
-        mirror: 0,
+        mirror: None,
     }
 }
 

@@ -115,7 +115,7 @@ mod tests {
                 key: None,
                 judge: None,
                 testers: None,
-                mirror: 0,
+                mirror: None,
             },
             mark: None,
             shape: RouteShape::default(),

@@ -132,7 +132,11 @@ fn route(next: &State, seen: &Observation, stable: &str, canary: Option<(&Run, W
     });
     let widens = canary
         .is_some_and(|(run, weight)| weight > Weight::ZERO && weight >= seen.routed(&run.revision));
-    let shape = shape(seen);
+    let mut shape = shape(seen);
+    // Testers leave in the patch that takes the canary's traffic off, and a route at rest says nothing
+    // of a run.
+    let runs = matches!(next.phase, Phase::Running { .. });
+    shape.testers = shape.testers.filter(|_| runs && run.is_some());
     Route {
         stable: stable.to_owned(),
         canary: canary.map(|(run, weight)| (run.revision.clone(), weight)),
@@ -145,8 +149,8 @@ fn route(next: &State, seen: &Observation, stable: &str, canary: Option<(&Run, W
             canary: run.map(|run| run.revision.clone()),
             key: shape.key.clone(),
             judge: None,
-            testers: None,
-            mirror: 0,
+            testers: shape.testers.clone(),
+            mirror: None,
         },
         mark: mark(next),
         shape,

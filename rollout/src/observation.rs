@@ -65,6 +65,8 @@ pub struct RouteShape {
     pub hostnames: Vec<String>,
     /// Where the user key is read.
     pub key: Option<crds::contract::KeySource>,
+    /// Who may ask for the canary while there is one.
+    pub testers: Option<crds::contract::Testers>,
     /// Longest time of a request, as written.
     pub request_timeout: Option<String>,
 }

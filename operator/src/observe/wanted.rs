@@ -7,7 +7,7 @@ use crds::{
     gateway::ParentReference,
     hash,
     steps::Rollout,
-    traffic::{SplitKey, SplitKeyType, Traffic},
+    traffic::{SplitKey, SplitKeyType, Testers, TestersType, Traffic},
 };
 use kube::ResourceExt as _;
 use rollout::{
@@ -151,6 +151,9 @@ fn shape(config: &Config, deployment: &ModelDeployment) -> RouteShape {
         key: traffic
             .and_then(|traffic| traffic.split_key.as_ref())
             .map(key),
+        testers: traffic
+            .and_then(|traffic| traffic.testers.as_ref())
+            .map(testers),
         request_timeout: traffic
             .and_then(|traffic| traffic.timeouts.as_ref())
             .and_then(|timeouts| timeouts.request.as_ref())
@@ -160,10 +163,23 @@ fn shape(config: &Config, deployment: &ModelDeployment) -> RouteShape {
 }
 
 fn key(key: &SplitKey) -> contract::KeySource {
-    let name = key.name.clone();
+    let name = key.name.clone().unwrap_or_default();
     match key.type_ {
         SplitKeyType::Header => contract::KeySource::Header { name },
         SplitKeyType::Cookie => contract::KeySource::Cookie { name },
+        SplitKeyType::JWTClaim => contract::KeySource::UnverifiedJWTClaim { name },
+        SplitKeyType::SourceIP => contract::KeySource::SourceIP,
+    }
+}
+
+fn testers(testers: &Testers) -> contract::Testers {
+    let name = testers.name.clone();
+    contract::Testers {
+        by: match testers.type_ {
+            TestersType::Header => contract::KeySource::Header { name },
+            TestersType::Cookie => contract::KeySource::Cookie { name },
+        },
+        value: testers.value.clone(),
     }
 }
 

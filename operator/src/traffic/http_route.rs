@@ -114,6 +114,7 @@ pub fn read(object: &DynamicObject, namespace: &str) -> SeenRule {
         parents: spec.parent_refs,
         hostnames: spec.hostnames,
         key: split.as_ref().and_then(|split| split.key.clone()),
+        testers: split.as_ref().and_then(|split| split.testers.clone()),
         request_timeout,
     };
     SeenRule {
@@ -208,8 +209,13 @@ mod tests {
                 name: "x-user".to_owned(),
             }),
             judge: None,
-            testers: None,
-            mirror: 0,
+            testers: Some(contract::Testers {
+                by: contract::KeySource::Cookie {
+                    name: "tester".to_owned(),
+                },
+                value: "yes".to_owned(),
+            }),
+            mirror: None,
         };
         let parent = ParentReference {
             name: "sluice".to_owned(),
@@ -219,6 +225,7 @@ mod tests {
             parents: vec![parent],
             hostnames: vec!["digits.ml".to_owned(), "b.example".to_owned()],
             key: split.key.clone(),
+            testers: split.testers.clone(),
             request_timeout: Some("2s".to_owned()),
         };
         let mark = Some(Mark {

@@ -1,10 +1,14 @@
 //! What is left alone.
 
-use crds::contract::KeySource;
+use crds::contract::{KeySource, Testers};
 use jiff::SignedDuration;
 use rollout::{action::Action, decide, plan::SpecError};
 
-use super::{at, cluster::Ending, stable};
+use super::{
+    at,
+    cluster::{Cluster, Ending},
+    stable,
+};
 
 #[test]
 fn pods_stay_until_the_data_plane_serves_a_route_without_them() {
@@ -49,6 +53,33 @@ fn invalid_edit_changes_nothing_about_how_the_model_is_reached() {
 }
 
 #[test]
+fn testers_stand_on_the_route_while_a_run_goes_on_alone() {
+    let testers = Testers {
+        by: KeySource::Cookie {
+            name: "try".to_owned(),
+        },
+        value: "next".to_owned(),
+    };
+    let writes = |cluster: &Cluster| {
+        let mut seen = cluster.observe();
+        seen.wanted.route.testers = Some(testers.clone());
+        let decided = decide(cluster.state().as_ref(), &seen, cluster.now);
+        let routes = decided.actions.into_iter().filter_map(|action| match action {
+            Action::ApplyRoute(route) => Some(route.split.testers),
+            _ => None,
+        });
+        routes.collect::<Vec<_>>()
+    };
+    let mut rest = stable();
+    rest.until(2, |_| false);
+    assert_eq!(writes(&rest), []);
+    let mut cluster = at(500);
+    assert_eq!(writes(&cluster), [Some(testers.clone())]);
+    cluster.spec = "a";
+    assert_eq!(writes(&cluster), [None], "they leave with the traffic");
+}
+
+#[test]
 fn plan_without_an_interval_makes_no_busy_loop() {
     let mut cluster = stable();
     cluster.plan.guardrails[0].interval = SignedDuration::ZERO;
@@ -58,7 +89,7 @@ fn plan_without_an_interval_makes_no_busy_loop() {
 
 #[test]
 fn first_revision_without_pods_is_not_proven() {
-    let mut cluster = super::Cluster::new("a");
+    let mut cluster = Cluster::new("a");
     cluster.broken.insert("a");
     assert!(!cluster.until(30, |cluster| cluster.phase() == "Stable"));
 }

@@ -73,6 +73,31 @@ fn another_gateway_brings_its_own_names() {
 }
 
 #[test]
+fn every_kind_of_user_key_and_of_tester_is_passed_on() {
+    use contract::KeySource;
+    let route = |traffic: Value| seen(&json!({"traffic": traffic}), &BTreeMap::new()).route;
+    let key = |key: Value| route(json!({"splitKey": key})).key;
+    let source = json!({"type": "SourceIP"});
+    assert_eq!(key(source), Some(KeySource::SourceIP));
+    let claim = json!({"type": "JWTClaim", "name": "sub", "unverified": true});
+    let name = "sub".to_owned();
+    assert_eq!(key(claim), Some(KeySource::UnverifiedJWTClaim { name }));
+    let testers = |kind| json!({"testers": {"type": kind, "name": "x-try", "value": "next"}});
+    let name = "x-try".to_owned();
+    for (kind, by) in [
+        ("Header", KeySource::Header { name: name.clone() }),
+        ("Cookie", KeySource::Cookie { name }),
+    ] {
+        let value = "next".to_owned();
+        assert_eq!(
+            route(testers(kind)).testers,
+            Some(contract::Testers { by, value })
+        );
+    }
+    assert_eq!(route(json!({})).testers, None);
+}
+
+#[test]
 fn a_metric_source_that_may_not_be_asked_is_an_error_where_it_is_named() {
     let refused = Lookup::Refused("there is none".to_owned());
     let sources = BTreeMap::from([
