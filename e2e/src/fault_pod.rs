@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     chart,
     cluster::Cluster,
-    fault_proxy::{Arm, Armed, Fail, Write},
+    fault_proxy::{Arm, Armed, Cut, Fail, Write},
     load_pod, wait,
 };
 
@@ -74,6 +74,22 @@ impl FaultPod {
         values
     }
 
+    /// Chart values under which the operator and the routers talk to the API server through the proxy.
+    pub fn values_of_all(values: Value) -> Value {
+        let mut values = Self::values(values);
+        let router = json!({
+            "extraEnv": [{"name": "KUBECONFIG", "value": "/etc/fault-proxy/kubeconfig"}],
+            "extraVolumes": [{"name": "fault-proxy", "configMap": {"name": KUBECONFIG}}],
+            "extraVolumeMounts": [
+                {"name": "fault-proxy", "mountPath": "/etc/fault-proxy", "readOnly": true},
+            ],
+        });
+        if let Some(object) = values.as_object_mut() {
+            object.insert("router".to_owned(), router);
+        }
+        values
+    }
+
     /// Arms a fault.
     pub async fn arm(&self, arm: &Arm) -> anyhow::Result<()> {
         self.post("arm", &serde_json::to_value(arm)?).await
@@ -82,6 +98,11 @@ impl FaultPod {
     /// Answers with errors.
     pub async fn fail(&self, fail: &Fail) -> anyhow::Result<()> {
         self.post("fail", &serde_json::to_value(fail)?).await
+    }
+
+    /// Puts the API server out of reach of whoever asks through the proxy, or back in reach.
+    pub async fn cut(&self, cut: bool) -> anyhow::Result<()> {
+        self.post("cut", &serde_json::to_value(Cut { cut })?).await
     }
 
     /// Drops what is held.

@@ -15,11 +15,12 @@ use tokio::{net::TcpListener, sync::watch};
 use crate::{fault_proxy::faults::Faults, serve};
 
 mod control;
+mod cut;
 mod faults;
 mod forward;
 pub mod request;
 
-pub use faults::{Arm, Armed, Fail, When, Write};
+pub use faults::{Arm, Armed, Cut, Fail, When, Write};
 
 /// Forwards to the API server, with faults on demand.
 #[derive(Clone, Debug, Args)]

@@ -59,6 +59,14 @@ impl Plan {
         self
     }
 
+    /// The same, to one router only, by its pod's address.
+    #[must_use]
+    pub fn through_router_pod(mut self, address: &str) -> Self {
+        self = self.through_router();
+        self.target = format!("http://{address}:8080");
+        self
+    }
+
     /// The same, so many in a second.
     #[must_use]
     pub fn rate(mut self, rate: f64) -> Self {

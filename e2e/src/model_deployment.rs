@@ -108,6 +108,15 @@ pub fn guardrails(window: &str, min_samples: u32) -> Value {
     ])
 }
 
+/// A guardrail on errors that the routers judge by themselves.
+pub fn router_guardrails(min_units: u32) -> Value {
+    json!([{"name": "errors", "check": {
+        "type": "Comparison",
+        "router": {"event": "Error"},
+        "comparison": {"tolerance": "1.25", "minUnits": min_units},
+    }}])
+}
+
 /// A model deployment in a cluster.
 #[derive(Clone, Debug)]
 pub struct Watched {

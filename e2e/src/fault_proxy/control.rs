@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::{
-    fault_proxy::faults::Faults,
+    fault_proxy::faults::{Cut, Faults},
     serve::{self, Aborted, Answer, BoxError},
 };
 
@@ -34,13 +34,18 @@ async fn answer(faults: &Faults, request: Request<Incoming>) -> Answer {
         (&Method::GET, "/writes") => serve::json(StatusCode::OK, &faults.writes()),
         (&Method::POST, "/arm") => done(parse(body).await.map(|arm| faults.arm(arm))),
         (&Method::POST, "/fail") => done(parse(body).await.map(|fail| faults.fail(fail))),
+        (&Method::POST, "/cut") => done(
+            parse::<Cut>(body)
+                .await
+                .map(|wanted| faults.cut(wanted.cut)),
+        ),
         (&Method::POST, "/release") => {
             faults.release();
             done(Ok(()))
         }
         _ => serve::text(
             StatusCode::NOT_FOUND,
-            "GET /armed, /writes, /healthz; POST /arm, /fail, /release\n",
+            "GET /armed, /writes, /healthz; POST /arm, /fail, /cut, /release\n",
         ),
     }
 }

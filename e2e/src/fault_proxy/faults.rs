@@ -63,6 +63,13 @@ pub struct Fail {
     pub count: u32,
 }
 
+/// Whether the API server is out of reach: connections break, and so do watches that are open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// Whether it is.
+    pub cut: bool,
+}
+
 /// A write that was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Write {
@@ -92,6 +99,8 @@ pub(crate) struct Faults {
     inner: Mutex<Inner>,
     /// Raised by every release.
     released: watch::Sender<u64>,
+    /// Whether the API server is out of reach.
+    cut: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +149,24 @@ impl Faults {
         async move {
             // The sender lives as long as the proxy: an error means that it ends.
             released.changed().await.unwrap_or_default();
+        }
+    }
+
+    /// Puts the API server out of reach, or back in reach.
+    pub(crate) fn cut(&self, cut: bool) {
+        self.cut.send_replace(cut);
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        *self.cut.borrow()
+    }
+
+    /// Waits until the API server is out of reach.
+    pub(crate) fn until_cut(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut cut = self.cut.subscribe();
+        async move {
+            // The sender lives as long as the proxy: an error means that it ends.
+            cut.wait_for(|cut| *cut).await.map(drop).unwrap_or_default();
         }
     }
 
@@ -248,6 +275,18 @@ mod tests {
         assert_eq!(faults.meet(&target("leases"), "", ""), Fate::Forward);
         assert_eq!(faults.meet(&target("services"), "", ""), Fate::Fail(429));
         assert_eq!(faults.meet(&target("services"), "", ""), Fate::Forward);
+    }
+
+    #[tokio::test]
+    async fn a_cut_is_noticed_at_once_and_ends() {
+        let faults = Faults::default();
+        assert!(!faults.is_cut());
+        let noticed = faults.until_cut();
+        faults.cut(true);
+        noticed.await;
+        assert!(faults.is_cut());
+        faults.cut(false);
+        assert!(!faults.is_cut());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::{
     fault_proxy::{
+        cut::UntilCut,
         faults::{Fate, Faults, When, Write},
         request::Target,
     },
@@ -47,6 +48,25 @@ pub(crate) fn service(
 }
 
 async fn pass(
+    client: Client,
+    faults: &Faults,
+    request: Request<Incoming>,
+    peer: SocketAddr,
+) -> Result<Answer, Aborted> {
+    if faults.is_cut() {
+        return Err(Aborted);
+    }
+    let cut = faults.until_cut();
+    let answer = faulty(client, faults, request, peer);
+    let answer = tokio::select! {
+        biased;
+        () = faults.until_cut() => return Err(Aborted),
+        answer = answer => answer?,
+    };
+    Ok(answer.map(|body| UntilCut::new(body, cut).boxed_unsync()))
+}
+
+async fn faulty(
     client: Client,
     faults: &Faults,
     request: Request<Incoming>,
