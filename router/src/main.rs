@@ -16,7 +16,7 @@ use sluice_router::drain;
 use sluice_router::pick::SplitKey;
 use sluice_router::proxy::Proxy;
 use sluice_router::proxy::server::{Limits, Server};
-use sluice_router::status::{Lease, Writer};
+use sluice_router::status::{Lease, Recorder, Stored, Writer};
 use sluice_router::table::Settings;
 use sluice_router::table::objects::ObjectKey;
 use sluice_router::watch::Watches;
@@ -153,13 +153,20 @@ async fn configure(args: &Args, admin: &Arc<Admin>) -> anyhow::Result<Configured
     let held = Arc::clone(&lease);
     let holding = tokio::spawn(async move { held.run().await });
     let namespaces: BTreeSet<String> = args.watch_namespace.iter().cloned().collect();
-    let watches = Watches::start(&client, &namespaces, &settings);
+    let watches = Watches::start(&client, &namespaces, &settings, &admin.proxy);
     let (reports, reported) = watch::channel(None);
-    let controller_name = args.controller_name.clone();
+    let recorder = Recorder {
+        statuses: Stored(client.clone()),
+        controller_name: args.controller_name.clone(),
+        trips: admin.proxy.trips.subscribe(),
+        reports: reported.clone(),
+    };
+    tokio::spawn(recorder.run());
     let writer = Writer {
         client,
-        controller_name,
+        controller_name: args.controller_name.clone(),
         lease: Arc::clone(&lease),
+        trips: admin.proxy.trips.subscribe(),
     };
     tokio::spawn(writer.run(reported));
     let watching = tokio::spawn(watches.serve(settings, Arc::clone(admin), reports));

@@ -1,7 +1,10 @@
-//! Writes what was found into statuses: only where it differs, and only by one replica.
+//! Writes what was found into statuses: only where it differs, and only by one replica; a trip by
+//! every replica that knows of one.
 
 mod lease;
 mod merge;
+mod routes;
+mod tripped;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -18,9 +21,14 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::table::objects::ObjectKey;
+use crate::trips::Standing;
 use crate::watch::Report;
 
+use self::merge::Named;
+
 pub use self::lease::Lease;
+pub use self::routes::{RouteStatuses, Stored};
+pub use self::tripped::{Recorder, heed, told};
 
 /// After a refused write, and after the Lease changed hands.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -33,6 +41,8 @@ pub struct Writer {
     pub controller_name: String,
     /// Whether it is this replica's turn.
     pub lease: Arc<Lease>,
+    /// The trips that hold, which are said with the rest.
+    pub trips: watch::Receiver<Arc<Standing>>,
 }
 
 impl Debug for Writer {
@@ -117,11 +127,14 @@ impl Writer {
     }
 
     fn routes(&self, report: &Report, now: Timestamp) -> Vec<Change<HttpRoute>> {
+        let standing = Arc::clone(&self.trips.borrow());
         let change = |route: &Arc<HttpRoute>| {
             let key = ObjectKey::of(&route.metadata);
             let found = report.statuses.routes.get(&key)?;
             let before = route.status.clone().unwrap_or_default();
-            let after = merge::parents(&before.parents, found, &self.controller_name, now);
+            let run = report.runs.get(&key).and_then(Option::as_ref);
+            let named = Named::new(run, standing.get(&key));
+            let after = merge::parents(&before.parents, found, &named, &self.controller_name, now);
             (after != before.parents).then(|| Change {
                 api: Api::namespaced(self.client.clone(), &key.namespace),
                 key,

@@ -1,13 +1,14 @@
 //! Watches objects and builds a new table whenever one changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use crds::gateway::HttpRoute;
 use futures::future::try_join_all;
+use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::runtime::reflector::{self, Store};
@@ -18,9 +19,11 @@ use tokio::sync::{Notify, watch};
 use tracing::{debug, warn};
 
 use crate::admin::Admin;
+use crate::proxy::Proxy;
+use crate::status;
 use crate::table::findings::Statuses;
-use crate::table::objects::Objects;
-use crate::table::{self, LastGood, Settings};
+use crate::table::objects::{ObjectKey, Objects};
+use crate::table::{self, LastGood, Run, Settings};
 
 /// The server ends a watch after this; a connection that is dead without saying so is noticed 5 s
 /// later, so within a minute.
@@ -37,6 +40,8 @@ pub struct Report {
     pub statuses: Statuses,
     /// The objects as they were.
     pub objects: Objects,
+    /// The run that each route names.
+    pub runs: BTreeMap<ObjectKey, Option<Run>>,
 }
 
 /// One kind of object, in one or several namespaces.
@@ -47,9 +52,18 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     fn start(apis: Vec<Api<K>>, changed: &Arc<Notify>) -> Self {
+        Self::heeding(apis, changed, |_| {})
+    }
+
+    /// `heed` sees each object when it arrives, before anyone else does.
+    fn heeding(
+        apis: Vec<Api<K>>,
+        changed: &Arc<Notify>,
+        heed: impl Fn(&K) + Clone + Send + 'static,
+    ) -> Self {
         Self(
             apis.into_iter()
-                .map(|api| start(api, Arc::clone(changed)))
+                .map(|api| start(api, Arc::clone(changed), heed.clone()))
                 .collect(),
         )
     }
@@ -65,7 +79,7 @@ where
     }
 }
 
-fn start<K>(api: Api<K>, changed: Arc<Notify>) -> Store<K>
+fn start<K>(api: Api<K>, changed: Arc<Notify>, heed: impl Fn(&K) + Send + 'static) -> Store<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
@@ -74,7 +88,11 @@ where
     let events = watcher(api, config)
         .default_backoff()
         // Half of an object's size, and nothing that is read here.
-        .modify(|object| object.managed_fields_mut().clear());
+        .modify(|object| object.managed_fields_mut().clear())
+        .inspect_ok(move |event| match event {
+            watcher::Event::Apply(object) | watcher::Event::InitApply(object) => heed(object),
+            watcher::Event::Delete(_) | watcher::Event::Init | watcher::Event::InitDone => {}
+        });
     let mut events = Box::pin(reflector::reflector(writer, events));
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
@@ -112,7 +130,7 @@ pub struct Watches {
     changed: Arc<Notify>,
     classes: Kind<crds::gateway::GatewayClass>,
     gateways: Kind<crds::gateway::Gateway>,
-    routes: Kind<crds::gateway::HttpRoute>,
+    routes: Kind<HttpRoute>,
     services: Kind<Service>,
     slices: Kind<k8s_openapi::api::discovery::v1::EndpointSlice>,
     namespaces: Kind<Namespace>,
@@ -125,8 +143,14 @@ impl Debug for Watches {
 }
 
 impl Watches {
-    /// Starts to watch; `namespaces` of none means all.
-    pub fn start(client: &Client, namespaces: &BTreeSet<String>, settings: &Settings) -> Self {
+    /// Starts to watch; `namespaces` of none means all. A trip in a route's status takes its canary
+    /// out as soon as it arrives.
+    pub fn start(
+        client: &Client,
+        namespaces: &BTreeSet<String>,
+        settings: &Settings,
+        proxy: &Arc<Proxy>,
+    ) -> Self {
         let changed = Arc::new(Notify::new());
         // The Service whose address is reported may lie elsewhere.
         let own = settings
@@ -143,10 +167,12 @@ impl Watches {
         } else {
             Vec::new()
         };
+        let (proxy, controller) = (Arc::clone(proxy), settings.controller_name.clone());
+        let heed = move |route: &HttpRoute| status::heed(&proxy.trips, route, &controller);
         Self {
             classes: Kind::start(cluster(client), &changed),
             gateways: Kind::start(namespaced(client, namespaces), &changed),
-            routes: Kind::start(namespaced(client, namespaces), &changed),
+            routes: Kind::heeding(namespaced(client, namespaces), &changed, heed),
             services: Kind::start(namespaced(client, &service_namespaces), &changed),
             slices: Kind::start(namespaced(client, namespaces), &changed),
             namespaces: Kind::start(labelled, &changed),
@@ -193,11 +219,13 @@ impl Watches {
                 endpoints = built.table.endpoints.len(),
                 "table built"
             );
+            let runs = built.table.runs.clone();
             admin.proxy.publish(built.table);
             admin.synced.store(true, Ordering::Release);
             reports.send_replace(Some(Arc::new(Report {
                 statuses: built.statuses,
                 objects,
+                runs,
             })));
             tokio::time::sleep(BUILD_INTERVAL).await;
             self.wait(&mut sweep, &admin).await;

@@ -22,4 +22,5 @@ mod split;
 mod statuses;
 mod stream;
 mod strict;
+mod trips;
 mod world;
