@@ -58,9 +58,10 @@ pub struct ModelDeploymentSpec {
     /// How a new revision is rolled out; none: 1%, 5%, 25% and 100%, five minutes each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
-    /// What a new revision must not do. None: errors and slow answers, as the router sees them, from
-    /// the MetricSource `default`. An empty list: nothing is watched.
+    /// What a new revision must not do. None: the routers compare its errors, its answers slower than
+    /// 250 ms and its broken streams with the stable revision's. An empty list: nothing is watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[x_kube(validation = Rule::new("self.filter(g, g.check.type != 'Threshold').size() <= 8").message("at most 8 guardrails may be of types Comparison and Objective"))]
     pub guardrails: Option<Vec<Guardrail>>,
 }

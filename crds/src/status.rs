@@ -177,6 +177,35 @@ pub struct GuardrailStatus {
     /// Since when it cannot see, in this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blind_since: Option<Time>,
+    /// With a guardrail that the routers judge: what they had seen at the latest transition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<EvidenceStatus>,
+}
+
+/// What the routers had seen for a guardrail at the latest transition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EvidenceStatus {
+    /// Pass, Fail, Inconclusive, NoData or Error.
+    pub verdict: String,
+    /// Natural logarithm of the evidence that the canary is worse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_e: Option<Number>,
+    /// What that had to reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<Number>,
+    /// Users of the canary in that step.
+    #[serde(default)]
+    pub canary_units: i64,
+    /// With a comparison, once the canary has all traffic: the share of bad requests that it may have,
+    /// from what the stable revision had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Number>,
+    /// The sums that the evidence is made of, as JSON: what an operator that lost its memory goes on
+    /// from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub sums: Option<String>,
 }
 
 /// One transition: what was decided, from what, and why.
@@ -222,6 +251,16 @@ pub struct Measured {
     /// The bounds, such as `<= 0.05`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<String>,
+    /// With a guardrail that the routers judge: natural logarithm of the evidence that the canary is
+    /// worse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_e: Option<Number>,
+    /// What that has to reach to fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<Number>,
+    /// The same in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
 }
 
 /// A run that ended.

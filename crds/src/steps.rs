@@ -4,12 +4,13 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::quantity::{DurationText, Percent};
+use crate::quantity::{DurationText, Number, Percent};
 
 /// How a new revision is rolled out. Changes here during a run apply to the next run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.type != 'Canary' || has(self.canary)").message("type Canary needs the member canary").field_path(".canary"))]
+#[x_kube(validation = Rule::new("!has(self.falseRollbackProbability) || (double(self.falseRollbackProbability) > 0.0 && double(self.falseRollbackProbability) <= 0.5)").message("falseRollbackProbability must be above 0 and at most 0.5").field_path(".falseRollbackProbability"))]
 pub struct Rollout {
     /// The strategy; the member of that name configures it.
     #[serde(rename = "type")]
@@ -28,6 +29,11 @@ pub struct Rollout {
     /// What happens when a step's guardrails stay undecided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_deadline: Option<StepDeadline>,
+    /// How likely a run of a revision that is no worse may be rolled back all the same, by all
+    /// guardrails of types Comparison and Objective together; default 0.01. Less of it takes longer
+    /// to see a bad one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub false_rollback_probability: Option<Number>,
     /// Stops steps and clocks; guardrails go on and still roll back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,

@@ -187,9 +187,11 @@ pub async fn observe(
                 .filter(|object| !is_foreign(object))
                 .map(|object| http_route::read(object, &owner.namespace)),
             applied,
+            tripped: None,
         },
         address: seen_address(ctx, &owner, is_routed_by_us, address.as_ref()),
         judgements,
+        evidence: None,
         problems: problems.0,
     };
     let route = match read_route {
@@ -308,7 +310,8 @@ async fn sources(
         .chain(frozen)
         .flat_map(|plan| &plan.guardrails);
     let names: BTreeSet<&String> = guardrails
-        .map(|guardrail: &Guardrail| &guardrail.source)
+        .filter_map(Guardrail::prometheus)
+        .map(|check| &check.source)
         .collect();
     let lookups = names.into_iter().map(|name| async move {
         (

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use crds::contract::{Mark, SPLIT_VERSION, Split};
+use crds::contract::{Judge, Mark, SPLIT_VERSION, Split};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     action::{Action, Route},
+    guardrail::router,
     observation::{Frozen, Observation, RouteShape, SeenAddress, SeenRule},
     plan::Plan,
     state::{EndResult, Phase, Run, Stage, State, recorded},
@@ -125,11 +126,7 @@ fn plan_to_save(run: &Run, seen: &Observation) -> Option<(String, Plan)> {
 
 fn route(next: &State, seen: &Observation, stable: &str, canary: Option<(&Run, Weight)>) -> Route {
     let run = canary.map(|(run, _)| run);
-    let step = run.map_or(0, |run| match &run.stage {
-        Stage::Starting => 0,
-        Stage::Step { index, .. } => u32::try_from(index + 1).unwrap_or(u32::MAX),
-        Stage::Bake { .. } => u32::MAX,
-    });
+    let step = run.map_or(0, |run| router::step_number(&run.stage));
     let widens = canary
         .is_some_and(|(run, weight)| weight > Weight::ZERO && weight >= seen.routed(&run.revision));
     let mut shape = shape(seen);
@@ -148,7 +145,7 @@ fn route(next: &State, seen: &Observation, stable: &str, canary: Option<(&Run, W
             stable: stable.to_owned(),
             canary: run.map(|run| run.revision.clone()),
             key: shape.key.clone(),
-            judge: None,
+            judge: run.and_then(|run| judge(run, seen)),
             testers: shape.testers.clone(),
             mirror: None,
         },
@@ -156,6 +153,20 @@ fn route(next: &State, seen: &Observation, stable: &str, canary: Option<(&Run, W
         shape,
         widens,
     }
+}
+
+/// What the routers judge in a run. Without its plan they go on with what they have.
+fn judge(run: &Run, seen: &Observation) -> Option<Judge> {
+    let known = match (&seen.frozen, &seen.wanted.plan) {
+        (Frozen::Plan(plan), _) => Some(plan),
+        (_, Ok(plan)) if run.stage == Stage::Starting => Some(plan),
+        _ => None,
+    };
+    if let Some(plan) = known {
+        return router::judge(plan, run, seen.wanted.routers);
+    }
+    let split = seen.route.rule.as_ref()?.split.as_ref()?;
+    split.judge.clone().filter(|_| split.run == run.id)
 }
 
 /// The latch stays on the route for as long as the revision is condemned.

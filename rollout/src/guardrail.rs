@@ -1,34 +1,22 @@
-//! Guardrails: what is asked of Prometheus, and what an answer means.
+//! Guardrails: what a new revision must not do, and what is said of it. Where that is measured is a
+//! [`Check`]: by queries ([`prometheus`]), or by the routers ([`router`], [`crate::evidence`]).
 
-use crds::{
-    contract,
-    guardrail::{Blind, BlindAction, Guardrail as GuardrailSpec, OnFail},
-    quantity::{DurationText, Number},
-};
+pub mod prometheus;
+pub mod router;
+
+use crds::guardrail::{Blind, BlindAction, CheckType, Guardrail as GuardrailSpec, OnFail};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use verdict::{
-    Verdict,
-    threshold::{self, Bounds},
-};
+use verdict::Verdict;
 
+pub use self::{
+    prometheus::{Answer, DEFAULT_SOURCE, PrometheusCheck, Reading, Subject, fill, judge},
+    router::{RouterCheck, RouterTest},
+};
 use crate::plan::{BlindPolicy, SpecError};
 
-/// Name of the `MetricSource` that a guardrail asks when it names none.
-pub const DEFAULT_SOURCE: &str = "default";
-
-const DEFAULT_WINDOW: SignedDuration = SignedDuration::from_mins(1);
-const DEFAULT_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
-const DEFAULT_MIN_SAMPLES: f64 = 50.0;
 const DEFAULT_NO_DATA: SignedDuration = SignedDuration::from_mins(30);
 const DEFAULT_ERROR: SignedDuration = SignedDuration::from_mins(15);
-/// Default bound on errors and slow answers. With fifty samples the third bad one crosses it, which
-/// a service with 1 % errors does in about one window of seventy: a limit for what must never
-/// happen, not for what is a little worse.
-const DEFAULT_BAD_SHARE: f64 = 0.05;
-
-/// How far a metrics server's clock may be off before what it says is no data.
-pub const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_secs(30);
 
 /// One guardrail of a plan: complete, without references to the spec.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,24 +26,9 @@ pub struct Guardrail {
     pub name: String,
     /// Path in the spec, for messages.
     pub path: String,
-    /// The `MetricSource`.
-    pub source: String,
-    /// Query of the value, with placeholders.
-    pub value: String,
-    /// Query of the samples, with placeholders.
-    pub samples: String,
-    /// The least that the value may be.
-    pub min: Option<f64>,
-    /// The most that the value may be.
-    pub max: Option<f64>,
-    /// How far back the queries look.
-    pub window: SignedDuration,
-    /// How often it is measured.
-    pub interval: SignedDuration,
-    /// Samples that a verdict needs.
-    pub min_samples: f64,
-    /// Failed windows of a run that are borne.
-    pub failure_limit: u32,
+    /// What is measured, and what it may be.
+    #[serde(flatten)]
+    pub check: Check,
     /// What a failure does.
     pub on_fail: OnFail,
     /// What happens when there is nothing to measure.
@@ -64,146 +37,92 @@ pub struct Guardrail {
     pub on_error: BlindPolicy,
 }
 
+/// What is measured, and what it may be. The two have no field in common, so that a plan that an
+/// earlier release froze, when there was only one, is still read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Check {
+    /// A value that Prometheus knows.
+    Prometheus(PrometheusCheck),
+    /// Bad requests that the routers see.
+    Router(RouterCheck),
+}
+
 impl Guardrail {
     /// The guardrail that a spec asks for, at `path` in it.
     pub fn from_spec(spec: &GuardrailSpec, path: &str) -> Result<Self, SpecError> {
-        let threshold = &spec.check.threshold;
-        let at = format!("{path}.check.threshold");
-        let number = |number: &Option<Number>, field: &str| match number {
-            None => Ok(None),
-            Some(number) => number
-                .parse()
-                .map(Some)
-                .map_err(SpecError::quantity(format!("{at}.{field}"))),
-        };
-        let (min, max) = (
-            number(&threshold.min, "min")?,
-            number(&threshold.max, "max")?,
-        );
-        match (min, max) {
-            (None, None) => return Err(SpecError::at(at, "give min, max or both")),
-            (Some(min), Some(max)) if min > max => {
-                return Err(SpecError::at(format!("{at}.min"), "must not be above max"));
+        let at = format!("{path}.check");
+        let check = match spec.check.type_ {
+            CheckType::Threshold => {
+                Check::Prometheus(PrometheusCheck::from_spec(&spec.check, &at)?)
             }
-            _ => {}
-        }
-        let window = positive(threshold.window.as_ref(), &at, "window", DEFAULT_WINDOW)?;
+            CheckType::Comparison | CheckType::Objective => {
+                Check::Router(RouterCheck::from_spec(&spec.check, &at)?)
+            }
+        };
         Ok(Self {
             name: spec.name.clone(),
             path: path.to_owned(),
-            source: spec
-                .check
-                .prometheus
-                .source_ref
-                .as_ref()
-                .map_or_else(|| DEFAULT_SOURCE.to_owned(), |source| source.name.clone()),
-            value: spec.check.prometheus.value.clone(),
-            samples: spec.check.prometheus.samples.clone(),
-            min,
-            max,
-            window,
-            interval: positive(
-                threshold.interval.as_ref(),
-                &at,
-                "interval",
-                DEFAULT_INTERVAL,
-            )?,
-            min_samples: threshold
-                .min_samples
-                .and_then(|samples| u32::try_from(samples).ok())
-                .map_or(DEFAULT_MIN_SAMPLES, f64::from),
-            failure_limit: threshold
-                .failure_limit
-                .and_then(|limit| u32::try_from(limit).ok())
-                .unwrap_or(0),
+            check,
             on_fail: spec.on_fail.unwrap_or_default(),
             on_no_data: blind(spec.on_no_data.as_ref(), path, "onNoData", DEFAULT_NO_DATA)?,
             on_error: blind(spec.on_error.as_ref(), path, "onError", DEFAULT_ERROR)?,
         })
     }
 
-    /// What watches a rollout whose spec names no guardrails: errors, and answers slower than
-    /// [`contract::DEFAULT_SLOW_SECONDS`], both as the router saw them.
+    /// What watches a rollout whose spec names no guardrails: the routers compare errors, slow
+    /// answers and broken streams with those of the stable revision.
     pub fn defaults() -> Vec<Self> {
-        let requests = contract::METRIC_ROUTER_REQUESTS;
-        let duration = contract::METRIC_ROUTER_DURATION;
-        let bound = contract::DEFAULT_SLOW_SECONDS;
-        let total = format!("sum(increase({requests}{{$(selector)}}[$(window)]))");
-        let errors = format!(
-            "(sum(increase({requests}{{$(selector),code=~\"5..\"}}[$(window)])) or vector(0)) / {total}"
-        );
-        let answers = format!("sum(increase({duration}_count{{$(selector)}}[$(window)]))");
-        let slow = format!(
-            "1 - sum(increase({duration}_bucket{{$(selector),le=\"{bound}\"}}[$(window)])) / {answers}"
-        );
-        vec![
-            Self::default_of("errors", errors, total),
-            Self::default_of("slow-answers", slow, answers),
-        ]
+        let checks = RouterCheck::defaults().into_iter();
+        checks
+            .map(|(name, check)| Self::default_of(name, check))
+            .collect()
     }
 
-    fn default_of(name: &str, value: String, samples: String) -> Self {
+    fn default_of(name: &str, check: RouterCheck) -> Self {
+        let blind = |after| BlindPolicy {
+            after,
+            action: BlindAction::default(),
+        };
         Self {
             name: name.to_owned(),
             path: "spec.guardrails".to_owned(),
-            source: DEFAULT_SOURCE.to_owned(),
-            value,
-            samples,
-            min: None,
-            max: Some(DEFAULT_BAD_SHARE),
-            window: DEFAULT_WINDOW,
-            interval: DEFAULT_INTERVAL,
-            min_samples: DEFAULT_MIN_SAMPLES,
-            failure_limit: 0,
+            check: Check::Router(check),
             on_fail: OnFail::Rollback,
-            on_no_data: BlindPolicy {
-                after: DEFAULT_NO_DATA,
-                action: BlindAction::default(),
-            },
-            on_error: BlindPolicy {
-                after: DEFAULT_ERROR,
-                action: BlindAction::default(),
-            },
+            on_no_data: blind(DEFAULT_NO_DATA),
+            on_error: blind(DEFAULT_ERROR),
         }
     }
 
-    /// The bounds, for people.
+    /// What it asks Prometheus, if it does.
+    pub fn prometheus(&self) -> Option<&PrometheusCheck> {
+        match &self.check {
+            Check::Prometheus(check) => Some(check),
+            Check::Router(_) => None,
+        }
+    }
+
+    /// What it asks the routers, if it does.
+    pub fn router(&self) -> Option<&RouterCheck> {
+        match &self.check {
+            Check::Router(check) => Some(check),
+            Check::Prometheus(_) => None,
+        }
+    }
+
+    /// What is allowed, for people.
     pub fn bounds_text(&self) -> String {
-        match (self.min, self.max) {
-            (Some(min), Some(max)) => format!(">= {min} and <= {max}"),
-            (Some(min), None) => format!(">= {min}"),
-            (None, Some(max)) => format!("<= {max}"),
-            (None, None) => "none".to_owned(),
+        match &self.check {
+            Check::Prometheus(check) => check.bounds_text(),
+            Check::Router(check) => check.bounds_text(),
         }
     }
 
-    /// The query window for a revision that has had traffic since `since`: the guardrail's, but
-    /// never reaching back before that. At least a second, in whole seconds, as `PromQL` wants it.
-    pub fn query_window(&self, since: Timestamp, now: Timestamp) -> SignedDuration {
-        let seen = now.duration_since(since).max(SignedDuration::from_secs(1));
-        let window = self.window.min(seen);
-        SignedDuration::from_secs(window.as_secs().max(1))
+    /// Failed windows of a run that are borne. The evidence of routers is a sum over the run: it
+    /// fails once.
+    pub(crate) fn failure_limit(&self) -> u32 {
+        self.prometheus().map_or(0, |check| check.failure_limit)
     }
-
-    /// The longest window that a query looks back: the guardrail's, in whole seconds.
-    pub fn whole_window(&self) -> SignedDuration {
-        SignedDuration::from_secs(self.window.as_secs().max(1))
-    }
-}
-
-fn positive(
-    text: Option<&DurationText>,
-    path: &str,
-    field: &str,
-    default: SignedDuration,
-) -> Result<SignedDuration, SpecError> {
-    let Some(text) = text else { return Ok(default) };
-    let at = format!("{path}.{field}");
-    let duration = text.parse().map_err(SpecError::quantity(&at))?;
-    if duration < SignedDuration::from_secs(1) {
-        return Err(SpecError::at(at, "must be at least 1s"));
-    }
-    Ok(duration)
 }
 
 fn blind(
@@ -220,58 +139,6 @@ fn blind(
     };
     let action = spec.and_then(|blind| blind.action).unwrap_or_default();
     Ok(BlindPolicy { after, action })
-}
-
-/// What the placeholders in a query stand for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject {
-    /// Namespace of the `ModelDeployment`.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// The revision that is judged.
-    pub revision: String,
-    /// Name of the label that tells namespaces apart at this source.
-    pub namespace_label: String,
-}
-
-/// A query with its placeholders filled. All that is put in is a DNS label, so nothing needs quoting.
-pub fn fill(query: &str, subject: &Subject, window: SignedDuration) -> String {
-    let selector = format!(
-        "{}=\"{}\",{}=\"{}\",{}=\"{}\"",
-        subject.namespace_label,
-        subject.namespace,
-        contract::METRIC_LABEL_MODEL_DEPLOYMENT,
-        subject.name,
-        contract::METRIC_LABEL_REVISION,
-        subject.revision,
-    );
-    query
-        .replace("$(selector)", &selector)
-        .replace("$(window)", &format!("{}s", window.as_secs()))
-        .replace("$(namespace)", &subject.namespace)
-        .replace("$(name)", &subject.name)
-        .replace("$(revision)", &subject.revision)
-}
-
-/// One query's answer: a value for each series.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// The values; what is no number is NaN.
-    pub series: Vec<f64>,
-    /// The server's clock when it evaluated the query, if it answered with anything.
-    pub evaluated_at: Option<Timestamp>,
-}
-
-/// What was learnt for one guardrail.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Reading {
-    /// When the queries were sent.
-    pub at: Timestamp,
-    /// How far back they looked.
-    pub window: SignedDuration,
-    /// Answers to the value's and the samples' query, or why there are none.
-    pub answers: Result<(Answer, Answer), String>,
 }
 
 /// A verdict about one revision, since when.
@@ -291,142 +158,13 @@ pub struct Judgement {
     pub value: Option<f64>,
     /// The samples, where they could be counted.
     pub samples: Option<f64>,
-    /// Why there is no verdict, where it could not be looked at.
+    /// Why there is no pass, where the verdict alone does not tell. It holds no number that changes
+    /// by itself.
     pub problem: Option<String>,
-}
-
-/// Judges a reading.
-pub fn judge(guardrail: &Guardrail, revision: &str, reading: &Reading) -> Judgement {
-    let (verdict, value, samples, problem) = match &reading.answers {
-        Err(problem) => (Verdict::Error, None, None, Some(problem.clone())),
-        Ok((value, samples)) => match (single(value, reading), single(samples, reading)) {
-            (Err(problem), _) | (_, Err(problem)) => (problem.0, None, None, Some(problem.1)),
-            (Ok(value), Ok(samples)) => {
-                let bounds = Bounds {
-                    min: guardrail.min,
-                    max: guardrail.max,
-                };
-                let verdict = threshold::judge(value, samples, guardrail.min_samples, bounds);
-                (verdict, value, samples, None)
-            }
-        },
-    };
-    Judgement {
-        guardrail: guardrail.name.clone(),
-        revision: revision.to_owned(),
-        window_start: reading.at.checked_sub(reading.window).unwrap_or(reading.at),
-        at: reading.at,
-        verdict,
-        value: value.filter(|value| value.is_finite()),
-        samples: samples.filter(|samples| samples.is_finite()),
-        problem,
-    }
-}
-
-/// The one value of an answer; none is no data, several are an error: picking one would be a guess.
-fn single(answer: &Answer, reading: &Reading) -> Result<Option<f64>, (Verdict, String)> {
-    if let Some(evaluated_at) = answer.evaluated_at {
-        let skew = evaluated_at.duration_since(reading.at).abs();
-        if skew > CLOCK_SKEW_MAX {
-            return Err((
-                Verdict::NoData,
-                format!("the metrics server's clock is off by {}s", skew.as_secs()),
-            ));
-        }
-    }
-    match answer.series.as_slice() {
-        [] => Ok(None),
-        [value] => Ok(Some(*value)),
-        _ => Err((
-            Verdict::Error,
-            // How many there are changes by itself, and with it a text in the status would.
-            "the query gives several series where one is expected: aggregate it".to_owned(),
-        )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn guardrail() -> Guardrail {
-        Guardrail::defaults().swap_remove(0)
-    }
-
-    fn answer(series: &[f64]) -> Answer {
-        Answer {
-            series: series.to_vec(),
-            evaluated_at: None,
-        }
-    }
-
-    fn verdict(value: &[f64], samples: &[f64]) -> Verdict {
-        let reading = Reading {
-            at: Timestamp::from_second(1000).unwrap(),
-            window: SignedDuration::from_secs(60),
-            answers: Ok((answer(value), answer(samples))),
-        };
-        judge(&guardrail(), "r", &reading).verdict
-    }
-
-    #[test]
-    fn answers_become_verdicts() {
-        assert_eq!(verdict(&[0.0], &[100.0]), Verdict::Pass);
-        assert_eq!(verdict(&[0.5], &[100.0]), Verdict::Fail);
-        assert_eq!(verdict(&[0.5], &[10.0]), Verdict::Inconclusive);
-        assert_eq!(verdict(&[], &[]), Verdict::NoData);
-        assert_eq!(verdict(&[f64::NAN], &[0.0]), Verdict::NoData);
-        assert_eq!(verdict(&[0.1, 0.2], &[100.0]), Verdict::Error);
-    }
-
-    #[test]
-    fn a_metrics_server_in_another_time_is_no_data() {
-        let at = Timestamp::from_second(1000).unwrap();
-        let late = Answer {
-            series: vec![0.0],
-            evaluated_at: Timestamp::from_second(1031).ok(),
-        };
-        let reading = Reading {
-            at,
-            window: SignedDuration::from_secs(60),
-            answers: Ok((late, answer(&[100.0]))),
-        };
-        assert_eq!(judge(&guardrail(), "r", &reading).verdict, Verdict::NoData);
-    }
-
-    #[test]
-    fn placeholders_are_filled() {
-        let subject = Subject {
-            namespace: "ml".to_owned(),
-            name: "digits".to_owned(),
-            revision: "digits-1-abc".to_owned(),
-            namespace_label: "namespace".to_owned(),
-        };
-        let query = fill(
-            "sum(x{$(selector)}[$(window)])",
-            &subject,
-            SignedDuration::from_secs(30),
-        );
-        assert_eq!(
-            query,
-            "sum(x{namespace=\"ml\",model_deployment=\"digits\",revision=\"digits-1-abc\"}[30s])"
-        );
-    }
-
-    #[test]
-    fn queries_never_reach_back_before_the_canary_had_traffic() {
-        let (since, now) = (
-            Timestamp::from_second(100).unwrap(),
-            Timestamp::from_second(110).unwrap(),
-        );
-        assert_eq!(
-            guardrail().query_window(since, now),
-            SignedDuration::from_secs(10)
-        );
-        let later = Timestamp::from_second(1000).unwrap();
-        assert_eq!(
-            guardrail().query_window(since, later),
-            SignedDuration::from_mins(1)
-        );
-    }
+    /// Natural logarithm of the evidence that the revision is worse, where routers judge.
+    pub log_e: Option<f64>,
+    /// What that has to reach to fail.
+    pub bound: Option<f64>,
+    /// The same for people, with the numbers.
+    pub summary: Option<String>,
 }

@@ -7,6 +7,7 @@
 
 pub mod action;
 mod desired;
+pub mod evidence;
 pub mod guardrail;
 pub mod observation;
 pub mod plan;

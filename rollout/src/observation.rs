@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use crds::contract::{Mark, Split};
+use crds::contract::{Mark, Split, Trip};
 use jiff::Timestamp;
 
 use crate::{
+    evidence::RunEvidence,
     guardrail::Judgement,
     plan::{Plan, SpecError},
     weight::Weight,
@@ -31,8 +32,10 @@ pub struct Observation {
     pub route: SeenRoute,
     /// The Service by which clients in the cluster reach the model.
     pub address: SeenAddress,
-    /// What the guardrails say of the canary.
+    /// What the guardrails that ask a Prometheus say of the canary.
     pub judgements: Vec<Judgement>,
+    /// What the routers saw of the run that is under way; none: they reported nothing of it.
+    pub evidence: Option<RunEvidence>,
     /// Reads that failed, for people; what they were to tell counts as not known.
     pub problems: Vec<String>,
 }
@@ -54,6 +57,9 @@ pub struct Wanted {
     pub plan: Result<Plan, SpecError>,
     /// Where the route is attached, and under which names.
     pub route: RouteShape,
+    /// How many routers of ours may carry the route at most, each of which may trip alone; 0: the
+    /// traffic comes another way, and no router of ours sees it.
+    pub routers: u32,
 }
 
 /// The part of a route that does not depend on the rollout.
@@ -113,6 +119,9 @@ pub struct SeenRoute {
     pub rule: Option<SeenRule>,
     /// Whether the data plane serves it.
     pub applied: Applied,
+    /// The router's word that it took a canary's traffic off by itself, from the route's status or
+    /// from its stream. It may be about a run that is over.
+    pub tripped: Option<Trip>,
 }
 
 /// What a route asks for.

@@ -10,7 +10,10 @@ use crds::{
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use crate::{guardrail::Guardrail, weight::Weight};
+use crate::{
+    guardrail::{Guardrail, RouterCheck},
+    weight::Weight,
+};
 
 const DEFAULT_STEPS: [(u16, i64); 4] = [(100, 5), (500, 5), (2500, 5), (10_000, 5)];
 const DEFAULT_PROGRESS_DEADLINE: SignedDuration = SignedDuration::from_mins(15);
@@ -18,6 +21,9 @@ const DEFAULT_STEP_DEADLINE: SignedDuration = SignedDuration::from_hours(2);
 /// Longest time that a request may take unless the user says otherwise; pods that leave get as long
 /// to finish.
 pub const DEFAULT_REQUEST_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
+const DEFAULT_FALSE_ROLLBACK: f64 = 0.01;
+/// How many guardrails a router judges at most: each costs memory for its users.
+const ROUTER_GUARDRAILS_MAX: usize = 8;
 
 /// A validated rollout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +43,13 @@ pub struct Plan {
     pub drain: SignedDuration,
     /// What the new revision must not do.
     pub guardrails: Vec<Guardrail>,
+    /// How likely the routers' guardrails together may roll back a revision that is no worse.
+    #[serde(default = "default_false_rollback")]
+    pub false_rollback_probability: f64,
+}
+
+fn default_false_rollback() -> f64 {
+    DEFAULT_FALSE_ROLLBACK
 }
 
 /// One step of a plan.
@@ -119,12 +132,28 @@ impl Plan {
                 DEFAULT_REQUEST_TIMEOUT,
             )?,
             guardrails: guardrails(spec)?,
+            false_rollback_probability: false_rollback(rollout)?,
         })
     }
 
     /// The step at an index.
     pub fn step(&self, index: usize) -> Option<&Step> {
         self.steps.get(index)
+    }
+
+    /// The guardrails that the routers judge, in their order.
+    pub fn for_routers(&self) -> impl Iterator<Item = (&Guardrail, &RouterCheck)> {
+        let guardrails = self.guardrails.iter();
+        guardrails.filter_map(|guardrail| Some((guardrail, guardrail.router()?)))
+    }
+
+    /// The chance of a wrong rollback that each test may have: what is allowed for the run, shared
+    /// by the guardrails, and by the leader and the `routers` that may each trip alone. None where
+    /// there is no such guardrail, or no router to judge it.
+    pub fn alpha_each(&self, routers: u32) -> Option<f64> {
+        let guardrails = u32::try_from(self.for_routers().count()).ok()?;
+        let tests = f64::from(guardrails) * (f64::from(routers) + 1.0);
+        (guardrails > 0 && routers > 0).then_some(self.false_rollback_probability / tests)
     }
 
     /// Whether nothing watches this run.
@@ -172,13 +201,31 @@ fn guardrails(spec: &ModelDeploymentSpec) -> Result<Vec<Guardrail>, SpecError> {
     let Some(listed) = spec.guardrails.as_ref() else {
         return Ok(Guardrail::defaults());
     };
-    listed
-        .iter()
-        .enumerate()
-        .map(|(index, guardrail)| {
-            Guardrail::from_spec(guardrail, &format!("spec.guardrails[{index}]"))
-        })
-        .collect()
+    let read = listed.iter().enumerate().map(|(index, guardrail)| {
+        Guardrail::from_spec(guardrail, &format!("spec.guardrails[{index}]"))
+    });
+    let read = read.collect::<Result<Vec<_>, _>>()?;
+    let for_routers = read.iter().filter(|guardrail| guardrail.router().is_some());
+    if for_routers.count() > ROUTER_GUARDRAILS_MAX {
+        let message = format!(
+            "at most {ROUTER_GUARDRAILS_MAX} guardrails may be of types Comparison and Objective"
+        );
+        return Err(SpecError::at("spec.guardrails", message));
+    }
+    Ok(read)
+}
+
+fn false_rollback(rollout: &Rollout) -> Result<f64, SpecError> {
+    let Some(number) = &rollout.false_rollback_probability else {
+        return Ok(DEFAULT_FALSE_ROLLBACK);
+    };
+    let path = "spec.rollout.falseRollbackProbability";
+    let probability = number.parse().map_err(SpecError::quantity(path))?;
+    if probability > 0.0 && probability <= 0.5 {
+        Ok(probability)
+    } else {
+        Err(SpecError::at(path, "must be above 0 and at most 0.5"))
+    }
 }
 
 /// What is done about a guardrail that has been blind for too long.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::status::{DecisionRecord, RunRecord};
+use crds::status::{DecisionRecord, EvidenceStatus, RunRecord};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::weight::Weight;
@@ -188,6 +188,8 @@ pub struct Tally {
     pub failed_at: Option<Timestamp>,
     /// Which verdict blinds it, and since when.
     pub blind: Option<(verdict::Verdict, Timestamp)>,
+    /// What the routers had seen at the latest transition, where they judge.
+    pub evidence: Option<EvidenceStatus>,
 }
 
 /// A revision that must get no traffic, until `attempt` is raised or another spec came between.

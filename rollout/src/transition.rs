@@ -218,6 +218,9 @@ pub(crate) fn with_record(
             value: judgement.value.and_then(number),
             samples: judgement.samples.and_then(number),
             threshold: bounds(&judgement.guardrail),
+            log_e: judgement.log_e.and_then(number),
+            bound: judgement.bound.and_then(number),
+            summary: judgement.summary.clone(),
         })
         .collect();
     let record = DecisionRecord {

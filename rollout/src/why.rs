@@ -48,8 +48,8 @@ pub enum Why {
     Inconclusive {
         /// The guardrail.
         guardrail: String,
-        /// Samples that it needs.
-        need: f64,
+        /// What it lacks.
+        problem: String,
         /// Whether the step's deadline has passed.
         overdue: bool,
     },
@@ -57,6 +57,8 @@ pub enum Why {
     NoData {
         /// The guardrail.
         guardrail: String,
+        /// Why that may be.
+        problem: String,
         /// Whether it has seen nothing for longer than allowed.
         overdue: bool,
     },
@@ -167,14 +169,18 @@ impl Why {
             }
             Self::Inconclusive {
                 guardrail,
-                need,
+                problem,
                 overdue,
             } => format!(
-                "guardrail {guardrail} needs {need} samples in its window{}",
+                "guardrail {guardrail} is undecided: {problem}{}",
                 late(*overdue, "the step's deadline")
             ),
-            Self::NoData { guardrail, overdue } => format!(
-                "guardrail {guardrail} sees no data: is there traffic, and does its query match it?{}",
+            Self::NoData {
+                guardrail,
+                problem,
+                overdue,
+            } => format!(
+                "guardrail {guardrail} sees no data: {problem}{}",
                 late(*overdue, "onNoData.after")
             ),
             Self::Error {

@@ -7,7 +7,7 @@ use futures::future;
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use jiff::Timestamp;
 use prometheus_http_query::Client;
-use rollout::guardrail::{self, Answer, Guardrail, Reading, Subject};
+use rollout::guardrail::{self, Answer, PrometheusCheck, Reading, Subject};
 use serde::Deserialize;
 
 use super::source::Source;
@@ -36,13 +36,13 @@ impl Prometheus {
     pub async fn read(
         &self,
         source: &Source,
-        guardrail: &Guardrail,
+        check: &PrometheusCheck,
         subject: &Subject,
         (since, now): (Timestamp, Timestamp),
     ) -> Reading {
-        let window = guardrail.query_window(since, now);
-        let value = guardrail::fill(&guardrail.value, subject, window);
-        let samples = guardrail::fill(&guardrail.samples, subject, window);
+        let window = check.query_window(since, now);
+        let value = guardrail::fill(&check.value, subject, window);
+        let samples = guardrail::fill(&check.samples, subject, window);
         let answers = future::try_join(self.query(source, &value), self.query(source, &samples));
         let answers = match tokio::time::timeout(source.timeout, answers).await {
             Ok(answers) => answers,
@@ -140,7 +140,7 @@ pub async fn capped(mut response: reqwest::Response, most: usize) -> Result<Vec<
 }
 
 /// An error with all its causes: the outermost alone says little.
-fn sentence(error: &dyn std::error::Error) -> String {
+pub fn sentence(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes
         .map(ToString::to_string)

@@ -6,14 +6,14 @@ use crds::ModelDeployment;
 use futures::future;
 use jiff::Timestamp;
 use rollout::{
-    guardrail::{self, Guardrail, Judgement, Reading, Subject},
+    guardrail::{self, Guardrail, Judgement, PrometheusCheck, Reading, Subject},
     observation::Frozen,
     state::{Run, State},
 };
 
 use crate::{ctx::Ctx, metrics::source::Lookup, owner::Owner};
 
-/// One judgement for each guardrail of the run, as old as its interval at most. None before the
+/// One judgement for each guardrail of the run that asks a Prometheus, as old as its interval at most. None before the
 /// canary has had traffic.
 pub(super) async fn judgements(
     ctx: &Ctx,
@@ -37,12 +37,15 @@ pub(super) async fn judgements(
         entry.judgements.clone()
     });
     let owner = Owner::of(deployment);
-    let asking = plan.guardrails.iter().map(|guardrail| async {
+    let asked = plan.guardrails.iter();
+    let asked = asked.filter_map(|guardrail| Some((guardrail, guardrail.prometheus()?)));
+    let (known, owner) = (&known, &owner);
+    let asking = asked.map(|(guardrail, check)| async move {
         match known.get(&guardrail.name) {
-            Some(judgement) if is_fresh(judgement, run, guardrail, now) => judgement.clone(),
+            Some(judgement) if is_fresh(judgement, run, check, now) => judgement.clone(),
             Some(_) | None => {
-                let source = sources.get(&guardrail.source);
-                ask(ctx, &owner, source, (guardrail, run), (since, now)).await
+                let source = sources.get(&check.source);
+                ask(ctx, owner, source, (guardrail, check, run), (since, now)).await
             }
         }
     });
@@ -57,21 +60,21 @@ pub(super) async fn judgements(
 }
 
 /// Whether a guardrail need not be asked again yet. A clock that went back makes nothing fresh.
-fn is_fresh(judgement: &Judgement, run: &Run, guardrail: &Guardrail, now: Timestamp) -> bool {
+fn is_fresh(judgement: &Judgement, run: &Run, check: &PrometheusCheck, now: Timestamp) -> bool {
     let age = now.duration_since(judgement.at);
-    judgement.revision == run.revision && !age.is_negative() && age < guardrail.interval
+    judgement.revision == run.revision && !age.is_negative() && age < check.interval
 }
 
 async fn ask(
     ctx: &Ctx,
     owner: &Owner,
     source: Option<&Lookup>,
-    (guardrail, run): (&Guardrail, &Run),
+    (guardrail, check, run): (&Guardrail, &PrometheusCheck, &Run),
     (since, now): (Timestamp, Timestamp),
 ) -> Judgement {
     let refused = |problem: String| Reading {
         at: now,
-        window: guardrail.query_window(since, now),
+        window: check.query_window(since, now),
         answers: Err(problem),
     };
     let reading = match source {
@@ -83,15 +86,15 @@ async fn ask(
                 namespace_label: source.namespace_label.clone(),
             };
             ctx.prometheus
-                .read(source, guardrail, &subject, (since, now))
+                .read(source, check, &subject, (since, now))
                 .await
         }
         Some(Lookup::Refused(problem) | Lookup::Unknown(problem)) => refused(problem.clone()),
         None => refused(format!(
             "MetricSource {:?} was not looked up",
-            guardrail.source
+            check.source
         )),
     };
     ctx.telemetry.queried(reading.answers.is_ok());
-    guardrail::judge(guardrail, &run.revision, &reading)
+    guardrail::judge(guardrail, check, &run.revision, &reading)
 }

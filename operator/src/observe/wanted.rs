@@ -11,7 +11,6 @@ use crds::{
 };
 use kube::ResourceExt as _;
 use rollout::{
-    guardrail::DEFAULT_SOURCE,
     observation::{RouteShape, Wanted},
     plan::{Plan, SpecError},
 };
@@ -55,6 +54,7 @@ pub(super) fn wanted(
         attempt: rollout.and_then(|rollout| rollout.attempt).unwrap_or(1),
         plan,
         route,
+        routers: u32::from(is_routed_by_us(config, deployment)),
     }
 }
 
@@ -76,21 +76,11 @@ fn can_be_routed(route: &RouteShape) -> Result<(), SpecError> {
 
 fn can_be_guarded(plan: &Plan, sources: &BTreeMap<String, Lookup>) -> Result<(), SpecError> {
     for guardrail in &plan.guardrails {
-        let Some(Lookup::Refused(problem)) = sources.get(&guardrail.source) else {
-            continue;
-        };
-        // The default guardrails stand nowhere in the spec.
-        let is_default = guardrail.path == "spec.guardrails";
-        return Err(if is_default && guardrail.source == DEFAULT_SOURCE {
-            let message = format!(
-                "no guardrails are named, and the default ones ask the MetricSource \
-                 {DEFAULT_SOURCE:?}: {problem}; or name guardrails here ([]: none)"
-            );
-            SpecError::at("spec.guardrails", message)
-        } else {
+        let source = guardrail.prometheus().map(|check| &check.source);
+        if let Some(Lookup::Refused(problem)) = source.and_then(|source| sources.get(source)) {
             let path = format!("{}.check.prometheus.sourceRef.name", guardrail.path);
-            SpecError::at(path, problem.clone())
-        });
+            return Err(SpecError::at(path, problem.clone()));
+        }
     }
     Ok(())
 }

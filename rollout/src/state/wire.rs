@@ -174,6 +174,7 @@ fn read_tally(guardrail: &GuardrailStatus) -> (String, Tally) {
             failures,
             failed_at,
             blind,
+            evidence: guardrail.evidence.clone(),
         },
     )
 }
@@ -256,6 +257,7 @@ fn write_tally((name, tally): (&String, &Tally)) -> GuardrailStatus {
         failed_at: tally.failed_at.map(Time),
         blind: tally.blind.map(|(verdict, _)| verdict.name().to_owned()),
         blind_since: tally.blind.map(|(_, since)| Time(since)),
+        evidence: tally.evidence.clone(),
     }
 }
 

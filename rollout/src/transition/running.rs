@@ -45,7 +45,8 @@ pub(super) fn advance(mut trial: Trial, seen: &Observation, now: Timestamp) -> T
     }
     if let Some(ending) = endings::ending(&trial.run, plan, &trial.stable, seen, now) {
         if endings::has_fallback(&trial.stable, &trial.run, seen) {
-            return begin_ending(trial, ending, seen.wanted.attempt);
+            let attempt = endings::attempt(&trial.run, seen);
+            return begin_ending(trial, ending, attempt);
         }
         return trial.keep(Why::StableUnhealthy);
     }

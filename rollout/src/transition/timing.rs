@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
+    guardrail::Guardrail,
     observation::{Frozen, Observation},
     plan::Plan,
     state::{Phase, Run, Stage, State},
@@ -56,7 +57,8 @@ fn running(run: &Run, seen: &Observation, now: Timestamp) -> SignedDuration {
         return POLL;
     };
     let left = left_to_hold(run, plan, now).unwrap_or(RUN);
-    let intervals = plan.guardrails.iter().map(|guardrail| guardrail.interval);
+    let asked = plan.guardrails.iter().filter_map(Guardrail::prometheus);
+    let intervals = asked.map(|check| check.interval);
     intervals.chain([left, RUN]).min().unwrap_or(RUN)
 }
 

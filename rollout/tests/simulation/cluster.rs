@@ -2,13 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::{ModelDeploymentStatus, contract::Mark, guardrail::BlindAction, steps::OnInconclusive};
+use crds::{
+    ModelDeploymentStatus,
+    contract::Mark,
+    guardrail::{BlindAction, OnFail},
+    steps::OnInconclusive,
+};
 use jiff::{SignedDuration, Timestamp};
 use rollout::{
     Decision,
     action::{Action, Route},
     decide,
-    guardrail::{Guardrail, Judgement},
+    guardrail::{Check, DEFAULT_SOURCE, Guardrail, Judgement, PrometheusCheck},
     observation::{
         Applied, Frozen, Observation, RouteShape, SeenAddress, SeenRevision, SeenRoute, SeenRule,
         SeenTrack, Wanted,
@@ -75,7 +80,6 @@ pub(crate) fn plan() -> Plan {
         after: SignedDuration::from_mins(30),
         action: BlindAction::Hold,
     };
-    let template = Guardrail::defaults().swap_remove(0);
     Plan {
         steps: vec![
             step(100, 10),
@@ -89,12 +93,24 @@ pub(crate) fn plan() -> Plan {
         on_inconclusive: OnInconclusive::Hold,
         drain: SignedDuration::from_secs(5),
         guardrails: vec![Guardrail {
-            window: SignedDuration::from_secs(5),
-            interval: SignedDuration::from_secs(1),
+            name: "errors".to_owned(),
+            path: "spec.guardrails[0]".to_owned(),
+            check: Check::Prometheus(PrometheusCheck {
+                source: DEFAULT_SOURCE.to_owned(),
+                value: "bad".to_owned(),
+                samples: "all".to_owned(),
+                min: None,
+                max: Some(0.05),
+                window: SignedDuration::from_secs(5),
+                interval: SignedDuration::from_secs(1),
+                min_samples: 50.0,
+                failure_limit: 0,
+            }),
+            on_fail: OnFail::Rollback,
             on_no_data: blind.clone(),
             on_error: blind,
-            ..template
         }],
+        false_rollback_probability: 0.01,
     }
 }
 
@@ -201,7 +217,9 @@ impl Cluster {
                     Err(invalid)
                 },
                 route: RouteShape::default(),
+                routers: 1,
             },
+            evidence: None,
             judgements: self.judgements(state.as_ref(), &frozen),
             frozen,
             revisions: self.revisions.clone(),
@@ -218,6 +236,7 @@ impl Cluster {
                 } else {
                     Applied::No
                 },
+                tripped: None,
             },
             address: SeenAddress::Ours,
             problems: if self.unreadable {
@@ -236,17 +255,21 @@ impl Cluster {
             return vec![];
         };
         let verdict = |revision: &str| self.quality.get(revision).copied().unwrap_or(Verdict::Pass);
-        plan.guardrails
-            .iter()
-            .map(|guardrail| Judgement {
+        let asked = plan.guardrails.iter();
+        asked
+            .filter_map(|guardrail| Some((guardrail, guardrail.prometheus()?)))
+            .map(|(guardrail, check)| Judgement {
                 guardrail: guardrail.name.clone(),
                 revision: run.revision.clone(),
-                window_start: self.now - guardrail.query_window(since, self.now),
+                window_start: self.now - check.query_window(since, self.now),
                 at: self.now,
                 verdict: verdict(&run.revision),
                 value: Some(self.value),
                 samples: Some(100.0),
                 problem: None,
+                log_e: None,
+                bound: None,
+                summary: None,
             })
             .collect()
     }

@@ -6,7 +6,12 @@ use crds::{
     steps::OnInconclusive,
 };
 use jiff::SignedDuration;
-use rollout::{action::Action, weight::Weight, why::Why};
+use rollout::{
+    action::Action,
+    guardrail::{Check, PrometheusCheck},
+    weight::Weight,
+    why::Why,
+};
 use verdict::Verdict;
 
 use super::{
@@ -22,6 +27,13 @@ fn seconds(cluster: &mut Cluster, count: usize) {
 fn earned(cluster: &Cluster) -> Weight {
     let state = cluster.state().unwrap();
     state.run().map_or(Weight::ZERO, |run| run.earned)
+}
+
+pub(crate) fn prometheus(plan: &mut rollout::plan::Plan) -> &mut PrometheusCheck {
+    match &mut plan.guardrails[0].check {
+        Check::Prometheus(check) => check,
+        Check::Router(_) => panic!("it is for routers"),
+    }
 }
 
 /// A run of `b` under a plan that a test changes, at its first step.
@@ -191,7 +203,7 @@ fn blind_guardrail_rolls_back_at_its_own_deadline_where_the_plan_says_so() {
 
 #[test]
 fn failed_windows_are_borne_up_to_the_limit_and_overlapping_ones_count_once() {
-    let mut cluster = run_with(|plan| plan.guardrails[0].failure_limit = 2);
+    let mut cluster = run_with(|plan| prometheus(plan).failure_limit = 2);
     seconds(&mut cluster, 6);
     cluster.quality.insert("b", Verdict::Fail);
     // Windows of 5 s: the first at once, the second 5 s later, the third after 5 more.
@@ -225,8 +237,7 @@ fn guardrail_that_only_holds_never_rolls_back_and_another_still_does() {
 
 #[test]
 fn window_with_a_fraction_of_a_second_can_pass() {
-    let mut cluster =
-        run_with(|plan| plan.guardrails[0].window = SignedDuration::from_millis(2500));
+    let mut cluster = run_with(|plan| prometheus(plan).window = SignedDuration::from_millis(2500));
     assert!(cluster.until(60, |cluster| earned(cluster)
         > Weight::from_basis_points(100)));
 }

@@ -189,6 +189,7 @@ fn check(before: &Cluster, after: &Cluster, ending: Ending) {
 }
 
 proptest! {
+    // 256 histories of each property, the default; PROPTEST_CASES=10000 takes a longer look.
     #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]

@@ -64,10 +64,13 @@ fn testers_stand_on_the_route_while_a_run_goes_on_alone() {
         let mut seen = cluster.observe();
         seen.wanted.route.testers = Some(testers.clone());
         let decided = decide(cluster.state().as_ref(), &seen, cluster.now);
-        let routes = decided.actions.into_iter().filter_map(|action| match action {
-            Action::ApplyRoute(route) => Some(route.split.testers),
-            _ => None,
-        });
+        let routes = decided
+            .actions
+            .into_iter()
+            .filter_map(|action| match action {
+                Action::ApplyRoute(route) => Some(route.split.testers),
+                _ => None,
+            });
         routes.collect::<Vec<_>>()
     };
     let mut rest = stable();
@@ -82,7 +85,7 @@ fn testers_stand_on_the_route_while_a_run_goes_on_alone() {
 #[test]
 fn plan_without_an_interval_makes_no_busy_loop() {
     let mut cluster = stable();
-    cluster.plan.guardrails[0].interval = SignedDuration::ZERO;
+    super::edges::prometheus(&mut cluster.plan).interval = SignedDuration::ZERO;
     cluster.spec = "b";
     assert!(cluster.until(120, |cluster| cluster.phase() == "Stable"));
 }

@@ -1,6 +1,6 @@
 //! What ends a run without promotion.
 
-use crds::{guardrail::BlindAction, steps::OnInconclusive};
+use crds::{contract::Mark, guardrail::BlindAction, steps::OnInconclusive};
 use jiff::Timestamp;
 
 use super::{
@@ -33,6 +33,7 @@ pub(super) fn ending(
     now: Timestamp,
 ) -> Option<Ending> {
     marked(run, seen)
+        .or_else(|| tripped(run, seen))
         .or_else(|| plan.and_then(|plan| failed(run, plan, seen)))
         .or_else(|| unwanted(run, stable, seen))
         .or_else(|| plan_lost(run, seen))
@@ -48,14 +49,39 @@ fn rolled_back(reason: &str, message: String) -> Ending {
     }
 }
 
-/// Somebody who saw a breach marked the route before the status could be written.
-fn marked(run: &Run, seen: &Observation) -> Option<Ending> {
+/// The mark of whoever saw a breach of this run before the status could be written.
+fn mark<'a>(run: &Run, seen: &'a Observation) -> Option<&'a Mark> {
     let mark = seen.route.rule.as_ref()?.mark.as_ref()?;
-    (mark.revision == run.revision && mark.run == run.id).then(|| {
+    (mark.revision == run.revision && mark.run == run.id).then_some(mark)
+}
+
+fn marked(run: &Run, seen: &Observation) -> Option<Ending> {
+    mark(run, seen).map(|_| {
         rolled_back(
             "Condemned",
             format!("the route marks {} as condemned", run.revision),
         )
+    })
+}
+
+/// The attempt in which a breach was seen: a higher one lifts what it condemns.
+pub(super) fn attempt(run: &Run, seen: &Observation) -> i64 {
+    mark(run, seen).map_or(seen.wanted.attempt, |mark| mark.attempt)
+}
+
+/// Longest text of a router that is passed on: it is read back from a status that others may write.
+const TRIP_TEXT_MAX: usize = 256;
+
+/// A router took the canary's traffic off by itself. Whatever the guardrails say since then, they
+/// say it of a canary that nobody reaches.
+fn tripped(run: &Run, seen: &Observation) -> Option<Ending> {
+    let trip = seen.route.tripped.as_ref()?;
+    (trip.revision == run.revision && trip.run == run.id).then(|| {
+        let text = format!(
+            "guardrail {} failed: a router took the traffic off at evidence {} of {}: {}",
+            trip.guardrail, trip.log_e.0, trip.bound.0, trip.message
+        );
+        rolled_back("Tripped", text.chars().take(TRIP_TEXT_MAX).collect())
     })
 }
 
@@ -68,15 +94,16 @@ fn failed(run: &Run, plan: &Plan, seen: &Observation) -> Option<Ending> {
         .judgements
         .iter()
         .find(|seen| seen.guardrail == guardrail.name && seen.revision == run.revision);
-    let measured = judgement
-        .and_then(|judgement| judgement.value.zip(judgement.samples))
-        .map(|(value, samples)| {
-            format!(
-                ": {value:.4} over {samples:.0} samples, allowed {}",
-                guardrail.bounds_text()
-            )
+    let measured = judgement.and_then(|judgement| {
+        let measured = judgement.value.zip(judgement.samples);
+        judgement.summary.clone().or_else(|| {
+            measured.map(|(value, samples)| {
+                let allowed = guardrail.bounds_text();
+                format!("{value:.4} over {samples:.0} samples, allowed {allowed}")
+            })
         })
-        .unwrap_or_default();
+    });
+    let measured = measured.map(|text| format!(": {text}")).unwrap_or_default();
     Some(rolled_back(
         "GuardrailFailed",
         format!("guardrail {} failed{measured}", guardrail.name),

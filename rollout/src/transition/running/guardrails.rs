@@ -6,7 +6,7 @@ use verdict::Verdict;
 
 use super::super::passed;
 use crate::{
-    guardrail::{Guardrail, Judgement},
+    guardrail::{Check, Guardrail, Judgement},
     observation::Observation,
     plan::{BlindPolicy, Plan},
     state::{Run, recorded, since_at},
@@ -24,9 +24,13 @@ pub(super) fn tally(run: &mut Run, plan: &Plan, seen: &Observation, now: Timesta
         let tally = run.tallies.entry(guardrail.name.clone()).or_default();
         // A clock that went back makes no failure an old one, and hides none behind a later one.
         let in_run = judgement.window_start >= started || now < started;
-        let counted = tally.failed_at.is_some_and(|at| {
-            let overlaps = judgement.at.saturating_add(guardrail.window);
-            judgement.window_start < at && overlaps.is_ok_and(|end| end > at)
+        let counted = tally.failed_at.is_some_and(|at| match &guardrail.check {
+            Check::Prometheus(check) => {
+                let overlaps = judgement.at.saturating_add(check.window);
+                judgement.window_start < at && overlaps.is_ok_and(|end| end > at)
+            }
+            // The evidence of the whole run fails once.
+            Check::Router(_) => true,
         });
         if verdict == Verdict::Fail && in_run && !counted {
             tally.failures = tally.failures.saturating_add(1);
@@ -50,7 +54,7 @@ fn is_over_limit(run: &Run, guardrail: &Guardrail) -> bool {
         .tallies
         .get(&guardrail.name)
         .map_or(0, |tally| tally.failures);
-    failures > guardrail.failure_limit
+    failures > guardrail.failure_limit()
 }
 
 /// What a run is judged with.
@@ -134,11 +138,15 @@ fn is_fresh_pass(run: &Run, guardrail: &Guardrail, pass: &Judgement, now: Timest
     let Some(applied_at) = run.hold().and_then(|held| held.applied_at) else {
         return false;
     };
+    let Check::Prometheus(check) = &guardrail.check else {
+        // It was concluded in this very look, from what was seen at this step's weight.
+        return true;
+    };
     let age = since_at(pass.at, now);
-    let kept = guardrail.interval.saturating_add(guardrail.interval);
+    let kept = check.interval.saturating_add(check.interval);
     pass.at <= now
         && pass.window_start >= applied_at
-        && pass.at.duration_since(pass.window_start) >= guardrail.whole_window()
+        && pass.at.duration_since(pass.window_start) >= check.whole_window()
         && age <= kept.max(SignedDuration::from_secs(5))
 }
 
@@ -184,31 +192,38 @@ fn why(standing: Standing, guardrail: &Guardrail, look: &Look<'_>) -> Why {
     let overdue = |verdict| {
         blind_since.is_some_and(|since| passed(since, blind_policy(guardrail, verdict).after, now))
     };
+    let problem = judgement(guardrail, run, seen).and_then(|seen| seen.problem.clone());
     match standing {
         Standing::Pass | Standing::NotYet | Standing::Verdict(Verdict::Pass) => {
             Why::WaitingForWindow { guardrail: name }
         }
         Standing::Verdict(Verdict::Inconclusive) => Why::Inconclusive {
             guardrail: name,
-            need: guardrail.min_samples,
+            problem: problem.unwrap_or_else(|| needs_samples(guardrail)),
             overdue: is_overdue(run, plan, now),
         },
         Standing::Verdict(Verdict::NoData) => Why::NoData {
             guardrail: name,
+            problem: problem.unwrap_or_else(|| NO_DATA.to_owned()),
             overdue: overdue(Verdict::NoData),
         },
-        Standing::Verdict(Verdict::Error) => {
-            let problem = judgement(guardrail, run, seen).and_then(|seen| seen.problem.clone());
-            let problem = problem.unwrap_or_else(|| "no answer".to_owned());
-            Why::Error {
-                guardrail: name,
-                problem,
-                overdue: overdue(Verdict::Error),
-            }
-        }
+        Standing::Verdict(Verdict::Error) => Why::Error {
+            guardrail: name,
+            problem: problem.unwrap_or_else(|| "no answer".to_owned()),
+            overdue: overdue(Verdict::Error),
+        },
         Standing::Verdict(Verdict::Fail) => Why::FailureHeld {
             guardrail: name,
             overdue: is_over_limit(run, guardrail),
         },
     }
+}
+
+const NO_DATA: &str = "is there traffic, and does its query match it?";
+
+fn needs_samples(guardrail: &Guardrail) -> String {
+    let need = guardrail
+        .prometheus()
+        .map_or(0.0, |check| check.min_samples);
+    format!("it needs {need} samples in its window")
 }

@@ -1,0 +1,74 @@
+//! What the routers saw of a run, merged over all of them, and what it says.
+//!
+//! The operator collects: it adds up the requests that each router counted, and counts a user's
+//! first bad answer once, whichever router saw it ([`verdict::lanes`]). Everything that is concluded
+//! from that is here.
+
+use std::collections::BTreeMap;
+
+use verdict::lanes::Checkpoint;
+
+use crate::weight::Weight;
+
+/// What the routers saw of a run since it began, each user counted once over all routers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunEvidence {
+    /// The run.
+    pub run: String,
+    /// The canary.
+    pub revision: String,
+    /// Requests, by stretches of one step and weight: one entry for each pair of them.
+    pub stretches: Vec<Stretch>,
+    /// What was bad, by the guardrail's name.
+    pub guardrails: BTreeMap<String, GuardrailEvidence>,
+    /// Why something is missing, for people, such as a router that does not answer. It blocks a pass
+    /// and hides no failure.
+    pub problem: Option<String>,
+}
+
+/// The requests of one step and weight, added up over the routers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stretch {
+    /// The step as it was in [`crds::contract::Split::step`].
+    pub step: u32,
+    /// The canary's weight.
+    pub weight: Weight,
+    /// The canary's.
+    pub canary: Requests,
+    /// The stable revision's.
+    pub stable: Requests,
+}
+
+/// The requests of one revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Requests that ended.
+    pub requests: u64,
+    /// Users among them, and requests without a user key; counted for the canary only.
+    pub units: u64,
+    /// Bad requests, by the guardrail's name, however often a user had one.
+    pub bad: BTreeMap<String, u64>,
+}
+
+/// Bad answers for one guardrail, one a user.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GuardrailEvidence {
+    /// The lanes of a comparison, which count events at the weight that they were routed by; none
+    /// while nothing was bad.
+    pub lanes: Option<Checkpoint>,
+    /// Users whose first bad answer of the run was on the canary or on stable, and bad requests
+    /// without a user key, by the weight that they were routed by. At weight 0 and at full weight,
+    /// where the lanes learn nothing, a user's first is that of the weight.
+    pub first_bad: Vec<FirstBad>,
+}
+
+/// First bad answers at one weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FirstBad {
+    /// The canary's weight.
+    pub weight: Weight,
+    /// Those on the canary.
+    pub canary: u64,
+    /// Those on stable.
+    pub stable: u64,
+}
