@@ -13,18 +13,8 @@ fn in_flight(pod: &Pod, count: usize) {
 
 #[test]
 fn requests_in_flight_are_finished_and_new_ones_accepted_for_the_delay() {
-    let flags = [
-        "--drain-delay",
-        "5s",
-        "--concurrency",
-        "2",
-        "--",
-        "alpha=6s",
-    ];
-    let mut pod = Pod::listening(&[&["--engine", "sim"], &flags[..]].concat());
-    until("the pod is ready", || {
-        pod.get("/v2/health/ready").status == 200
-    });
+    // The first request outlasts the delay.
+    let mut pod = Pod::slow_sim("2500ms", &["--drain-delay", "2s", "--concurrency", "2"]);
     thread::scope(|scope| {
         let before = scope.spawn(|| pod.infer(&image_request("before")));
         in_flight(&pod, 1);
@@ -51,15 +41,7 @@ fn requests_in_flight_are_finished_and_new_ones_accepted_for_the_delay() {
 
 #[test]
 fn a_request_that_outlives_the_timeout_does_not_keep_the_pod() {
-    let flags = [
-        "--drain-timeout",
-        "100ms",
-        "--sim-control",
-        "--concurrency",
-        "1",
-    ];
-    let mut pod = Pod::sim(&flags);
-    assert_eq!(pod.post("/sim", br#"{"alpha": "10m"}"#).status, 200);
+    let mut pod = Pod::slow_sim("10m", &["--drain-timeout", "100ms", "--concurrency", "1"]);
     let stuck = {
         let mut stream = pod.connect();
         let body = image_request("stuck").to_string();

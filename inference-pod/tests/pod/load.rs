@@ -7,7 +7,7 @@ use crate::process::{Pod, head, image_request, until};
 
 #[test]
 fn beyond_slots_and_queue_requests_are_shed_and_counted_as_capacity() {
-    let pod = Pod::sim(&["--concurrency", "1", "--queue", "1", "--", "alpha=1s"]);
+    let pod = Pod::slow_sim("500ms", &["--concurrency", "1", "--queue", "1"]);
     let answers: Vec<_> = thread::scope(|scope| {
         let asked: Vec<_> = (0..6)
             .map(|_| scope.spawn(|| pod.infer(&image_request("x"))))
@@ -37,7 +37,7 @@ fn beyond_slots_and_queue_requests_are_shed_and_counted_as_capacity() {
 
 #[test]
 fn a_client_that_leaves_is_counted_as_such_and_frees_its_place() {
-    let pod = Pod::sim(&["--concurrency", "1", "--queue", "0", "--", "alpha=300ms"]);
+    let pod = Pod::slow_sim("300ms", &["--concurrency", "1", "--queue", "0"]);
     let body = image_request("x").to_string();
     let mut leaves = pod.connect();
     leaves

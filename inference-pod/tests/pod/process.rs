@@ -66,6 +66,15 @@ impl Pod {
         Self::ready(&[&["--engine", "sim"], flags].concat())
     }
 
+    /// A sim with these further flags that takes so long over each request. It warms up quickly: that
+    /// takes several requests, none of which a test looks at.
+    pub(crate) fn slow_sim(alpha: &str, flags: &[&str]) -> Self {
+        let pod = Self::sim(&[&["--sim-control"], flags].concat());
+        let slow = json!({"alpha": alpha}).to_string();
+        assert_eq!(pod.post("/sim", slow.as_bytes()).status, 200);
+        pod
+    }
+
     pub(crate) fn get(&self, path: &str) -> Answer {
         self.request("GET", path, &[], b"")
     }

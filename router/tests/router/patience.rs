@@ -1,5 +1,7 @@
 //! Clients that take their time.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, StatusCode};
@@ -8,6 +10,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::backend::{named, raw, read_request, write};
 use crate::objects::{HOST, objects, plain_route};
@@ -37,7 +40,7 @@ async fn asked(world: &World) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_client_that_pauses_is_not_taken_for_an_endpoint_that_does() {
+async fn a_client_that_pauses_gets_all_of_a_long_answer() {
     let request = Duration::from_millis(200);
     let world = world(Times {
         request,
@@ -49,6 +52,66 @@ async fn a_client_that_pauses_is_not_taken_for_an_endpoint_that_does() {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
     assert!(answer.len() > LENGTH, "{} bytes came", answer.len());
+    world.counted("stable", 200, 1).await;
+}
+
+/// A chunk of an HTTP/1 body: what the router gets of two chunks never comes to it as one.
+fn chunk(data: &str) -> String {
+    format!("{:x}\r\n{data}\r\n", data.len())
+}
+
+/// All that an HTTP/2 client lets the router send before it reads, whatever sockets hold.
+const WINDOW: usize = 16 * 1024;
+/// What the router then has in hand; it asks the pod for no more until it is rid of this.
+const HELD: &str = "held";
+const REST: &str = "the rest";
+
+/// A pod that gives its first two chunks at once, and the rest when it is told.
+async fn in_two_parts(told: Arc<Notify>) -> SocketAddr {
+    raw(move |_, mut stream| {
+        let told = Arc::clone(&told);
+        async move {
+            read_request(&mut stream, 0).await;
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            let first = [head, &chunk(&"x".repeat(WINDOW)), &chunk(HELD)].concat();
+            write(&mut stream, &first).await;
+            told.notified().await;
+            write(&mut stream, &(chunk(REST) + &chunk(""))).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_is_not_taken_for_an_endpoint_that_does() {
+    let request = Duration::from_millis(300);
+    let told = Arc::new(Notify::new());
+    let address = in_two_parts(Arc::clone(&told)).await;
+    let times = Times {
+        request,
+        ..Times::default()
+    };
+    let world = World::timed(&objects(&[address], &[], plain_route()), times).await;
+    let stream = TcpStream::connect(world.address).await.unwrap();
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(u32::try_from(WINDOW).unwrap())
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let asked = Request::get(format!("http://{HOST}/")).body(body(""));
+    let mut answer = sender.send_request(asked.unwrap()).await.unwrap();
+
+    tokio::time::sleep(request * 2).await;
+    let mut came = 0;
+    while came < WINDOW + HELD.len() {
+        let frame = answer.frame().await.unwrap().unwrap();
+        came += frame.into_data().unwrap().len();
+    }
+    // The router asked the pod for more when it sent what it held; the pod's time began only then.
+    told.notify_one();
+    let rest = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(rest, REST);
     world.counted("stable", 200, 1).await;
 }
 

@@ -66,7 +66,9 @@ impl World {
     /// A router that knows nothing of the cluster yet.
     pub async fn unconfigured(times: Times) -> Self {
         let key = SplitKey::new(b"a secret of the test").unwrap();
-        let proxy = Arc::new(Proxy::new(key, times.request, Duration::from_secs(1)));
+        // Long: a busy machine must not pass for an endpoint that is away.
+        let connect = Duration::from_secs(10);
+        let proxy = Arc::new(Proxy::new(key, times.request, connect));
         let limits = Limits {
             header_read_timeout: Duration::from_millis(300),
             idle_timeout: times.idle,
