@@ -11,6 +11,14 @@ pub struct DomainError {
 }
 
 impl DomainError {
+    pub(crate) fn of(argument: &'static str, value: f64, allowed: &'static str) -> Self {
+        Self {
+            argument,
+            value,
+            allowed,
+        }
+    }
+
     /// The argument that was out of its domain, by the name that the documentation gives it.
     pub fn argument(self) -> &'static str {
         self.argument
@@ -29,11 +37,7 @@ pub(crate) fn require(
     if value.is_finite() && holds {
         Ok(value)
     } else {
-        Err(DomainError {
-            argument,
-            value,
-            allowed,
-        })
+        Err(DomainError::of(argument, value, allowed))
     }
 }
 
@@ -47,6 +51,11 @@ pub(crate) fn share(argument: &'static str, value: f64) -> Result<f64> {
 pub(crate) fn chance(argument: &'static str, value: f64) -> Result<f64> {
     let holds = value > 0.0 && value < 1.0;
     require(argument, value, holds, "above 0 and below 1")
+}
+
+/// A number of things, or a rate of them, of which there is something.
+pub(crate) fn positive(argument: &'static str, value: f64) -> Result<f64> {
+    require(argument, value, value > 0.0, "above 0")
 }
 
 /// A count of at least one.
@@ -73,4 +82,15 @@ pub(crate) fn part(argument: &'static str, part: u64, whole: u64) -> Result<(f64
 )]
 pub(crate) fn real(count: u64) -> f64 {
     count as f64
+}
+
+/// The least count that is not below `value`; of what is beyond counting, the largest count.
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a cast from a float saturates, and negative numbers become 0"
+)]
+pub(crate) fn count_up(value: f64) -> u64 {
+    value.ceil() as u64
 }

@@ -173,6 +173,21 @@ impl Lanes {
         Ok(Counted { carry, restart })
     }
 
+    /// Counts so many bad events without a user, each its own unit, and looks once they are in.
+    pub fn observe_anonymous(&mut self, track: Track, weight: f64, count: u64) -> Result<()> {
+        let worth = self.worth_at(weight)?;
+        let (canary, stable) = match track {
+            Track::Canary => (count, 0),
+            Track::Stable => (0, count),
+        };
+        if let Some(lane) = &mut self.carry {
+            lane.evidence.add(&worth, canary, stable);
+        }
+        self.restart.evidence.add(&worth, canary, stable);
+        self.highest = self.highest.max(self.ln_e());
+        Ok(())
+    }
+
     fn worth_at(&mut self, weight: f64) -> Result<EventWorth<8>> {
         match self.worth {
             Some(worth) if worth.weight.to_bits() == weight.to_bits() => Ok(worth),

@@ -7,9 +7,16 @@
 
 pub mod alpha;
 pub mod attribution;
+pub mod budget;
+pub mod confidence;
+pub mod detection;
 mod domain;
 pub mod evidence;
+pub mod exposure;
 pub mod lanes;
+pub mod non_inferiority;
+pub mod sample_size;
+pub mod share;
 pub mod slo;
 pub mod threshold;
 pub mod units;

@@ -57,16 +57,15 @@ pub fn ln_e(p0: f64, outcomes: Outcomes) -> Result<f64> {
 /// The formula of [`ln_e`] for a null rate and the rates of the alternatives.
 pub(crate) fn ln_e_on_grid(null: f64, rates: &[f64], outcomes: Outcomes) -> Result<f64> {
     let (bad, total) = part("bad", outcomes.bad, outcomes.total)?;
+    let good = total - bad;
     let sums = rates.iter().map(|rate| {
-        // A rate that rounds to 1 makes the second logarithm infinite, and nothing good is then
-        // needed to say so: 0 of them weigh 0.
-        let good = total - bad;
-        let on_good = if good > 0.0 {
-            good * ((null - rate) / (1.0 - null)).ln_1p()
-        } else {
-            0.0
-        };
-        bad * (rate / null).ln() + on_good
+        let on_good = ((null - rate) / (1.0 - null)).ln_1p();
+        weighed(bad, (rate / null).ln()) + weighed(good, on_good)
     });
     Ok(ln_mean_exp(&sums.collect::<Vec<_>>()))
+}
+
+/// Nothing weighs 0, even where a rate rounds to 0 or 1 and its logarithm is infinite.
+fn weighed(count: f64, ln_ratio: f64) -> f64 {
+    if count > 0.0 { count * ln_ratio } else { 0.0 }
 }
