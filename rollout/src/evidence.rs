@@ -4,10 +4,18 @@
 //! first bad answer once, whichever router saw it ([`verdict::lanes`]). Everything that is concluded
 //! from that is here.
 
+mod judge;
+mod recorded;
+
 use std::collections::BTreeMap;
 
 use verdict::lanes::Checkpoint;
 
+pub(crate) use self::{judge::with_judgements, recorded::record};
+pub use self::{
+    judge::{Look, judgements},
+    recorded::recorded,
+};
 use crate::weight::Weight;
 
 /// What the routers saw of a run since it began, each user counted once over all routers.
@@ -71,4 +79,49 @@ pub struct FirstBad {
     pub canary: u64,
     /// Those on stable.
     pub stable: u64,
+}
+
+impl RunEvidence {
+    /// All stretches of some kind together.
+    fn sum(&self, of: impl Fn(&Stretch) -> bool) -> (Requests, Requests) {
+        let mut sums = (Requests::default(), Requests::default());
+        for stretch in self.stretches.iter().filter(|stretch| of(stretch)) {
+            sums.0.add(&stretch.canary);
+            sums.1.add(&stretch.stable);
+        }
+        sums
+    }
+}
+
+impl Requests {
+    fn add(&mut self, more: &Self) {
+        self.requests = self.requests.saturating_add(more.requests);
+        self.units = self.units.saturating_add(more.units);
+        for (guardrail, count) in &more.bad {
+            let sum = self.bad.entry(guardrail.clone()).or_default();
+            *sum = sum.saturating_add(*count);
+        }
+    }
+
+    /// Bad ones for a guardrail, never more than there are.
+    fn bad(&self, guardrail: &str) -> u64 {
+        self.bad
+            .get(guardrail)
+            .map_or(0, |bad| (*bad).min(self.requests))
+    }
+
+    /// The share of bad ones, where there are any requests.
+    fn bad_share(&self, guardrail: &str) -> Option<f64> {
+        (self.requests > 0).then(|| real(self.bad(guardrail)) / real(self.requests))
+    }
+}
+
+/// A count as a number.
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "above 2^53 the rounding is below one part in 10^15"
+)]
+fn real(count: u64) -> f64 {
+    count as f64
 }

@@ -42,7 +42,15 @@ pub struct Decision {
 /// lost.
 pub fn decide(state: Option<&State>, seen: &Observation, now: Timestamp) -> Decision {
     let present = state.cloned().unwrap_or_else(|| transition::recover(seen));
-    let Transition { next, why, record } = transition::advance(&present, seen, now);
+    let seen = &*evidence::with_judgements(&present, seen, now);
+    let Transition {
+        mut next,
+        why,
+        record,
+    } = transition::advance(&present, seen, now);
+    if record.is_some() {
+        evidence::record(&mut next, seen);
+    }
     let desired = desired::desired(&next, seen);
     let actions = desired::diff(&desired, &next, seen, now);
     let is_transition = record.is_some();

@@ -240,7 +240,7 @@ pub(crate) fn with_record(
 
 /// A number as a status holds it: text of at most 15 digits and 9 decimals. One that is larger is
 /// cut off: a refused status would lose the whole decision.
-fn number(value: f64) -> Option<crds::quantity::Number> {
+pub(crate) fn number(value: f64) -> Option<crds::quantity::Number> {
     const MOST: f64 = 999_999_999_999_999.0;
     if !value.is_finite() {
         return None;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::{plan::SpecError, state::Ending, weight::Weight};
 
 /// Why a rollout stands where it stands.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
     /// The wanted revision serves.
     Promoted,

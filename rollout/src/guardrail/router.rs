@@ -61,16 +61,16 @@ impl RouterCheck {
     /// The check that a spec asks for, at `path` in it.
     pub(super) fn from_spec(spec: &CheckSpec, path: &str) -> Result<Self, SpecError> {
         let event = event(spec, path)?;
-        let (test, min_units) = test(spec, path)?;
+        let (judged, min_units) = test(spec, path)?;
         let warm_up = match &spec.warm_up {
-            Some(text) => text
+            Some(written) => written
                 .parse()
                 .map_err(SpecError::quantity(format!("{path}.warmUp")))?,
             None => default_warm_up(event),
         };
         Ok(Self {
             event,
-            test,
+            test: judged,
             min_units: min_units
                 .and_then(|units| u32::try_from(units).ok())
                 .map_or(DEFAULT_MIN_UNITS, |units| units.max(1)),
@@ -272,21 +272,21 @@ mod tests {
         *,
     };
 
-    fn read(check: serde_json::Value) -> Result<RouterCheck, SpecError> {
-        let spec = serde_json::from_value(json!({"name": "g", "check": check})).unwrap();
-        match Guardrail::from_spec(&spec, "spec.guardrails[3]")?.check {
-            Check::Router(check) => Ok(check),
-            Check::Prometheus(_) => panic!("it is for routers"),
-        }
+    fn read(check: &serde_json::Value) -> Result<Guardrail, SpecError> {
+        let spec = json!({"name": "g", "check": check});
+        let spec =
+            serde_json::from_value(spec).map_err(|error| SpecError::at("", error.to_string()))?;
+        Guardrail::from_spec(&spec, "spec.guardrails[3]")
     }
 
     #[test]
     fn what_is_left_out_has_a_default() {
-        let check = read(json!({"type": "Comparison", "router": {"event": "Error"}})).unwrap();
-        assert_eq!(check, RouterCheck::defaults()[0].1);
+        let defaults = RouterCheck::defaults().map(|(_, check)| Check::Router(check));
+        let errors = json!({"type": "Comparison", "router": {"event": "Error"}});
+        assert_eq!(read(&errors).unwrap().check, defaults[0]);
         let slow =
             json!({"type": "Comparison", "router": {"event": "SlowerThan", "bound": "250ms"}});
-        assert_eq!(read(slow).unwrap(), RouterCheck::defaults()[1].1);
+        assert_eq!(read(&slow).unwrap().check, defaults[1]);
         let seconds: f64 = contract::DEFAULT_SLOW_SECONDS.parse().unwrap();
         assert_eq!(number(seconds * 1000.0).0, DEFAULT_SLOW_MILLIS.to_string());
     }
@@ -329,7 +329,7 @@ mod tests {
             (objective("1"), "objective.max"),
             (json!({"type": "Threshold"}), "prometheus"),
         ] {
-            let refused = read(check).unwrap_err();
+            let refused = read(&check).unwrap_err();
             assert_eq!(refused.path, format!("spec.guardrails[3].check.{path}"));
         }
     }

@@ -15,23 +15,28 @@ use crate::{
 /// The state of an object without a status: new, or its status was lost. The mark on its revision
 /// says which one is proven, so that what is not never gets all traffic.
 pub(crate) fn recover(seen: &Observation) -> State {
-    let marked = seen
+    let proven = seen
         .revisions
         .iter()
         .filter_map(|(name, revision)| Some((revision.stable_since?, name)))
         .max();
-    let Some((_, stable)) = marked else {
+    let Some((_, stable)) = proven else {
         return State::default();
     };
     let rule = seen.route.rule.as_ref();
     let mark = rule.and_then(|rule| rule.mark.as_ref());
-    // The mark on the route outlives the status: a condemned revision stays condemned.
-    let condemned = mark.filter(|mark| {
-        mark.revision == seen.wanted.revision && seen.wanted.attempt <= mark.attempt
-    });
     let split_run = rule
         .and_then(|rule| rule.split.as_ref())
         .map(|split| split.run.as_str());
+    // The mark on the route outlives the status: a condemned revision stays condemned. So does the
+    // word of a router, while the route is still that of its run.
+    let marked = mark.map(|mark| (&mark.revision, &mark.run, mark.attempt));
+    let tripped = seen.route.tripped.as_ref();
+    let tripped = tripped.filter(|trip| split_run == Some(trip.run.as_str()));
+    let tripped = tripped.map(|trip| (&trip.revision, &trip.run, seen.wanted.attempt));
+    let condemned = tripped.or(marked).filter(|(revision, _, attempt)| {
+        **revision == seen.wanted.revision && seen.wanted.attempt <= *attempt
+    });
     let plan_runs = seen.plans.iter().filter_map(|plan| plan.rsplit('-').next());
     let runs = plan_runs
         .chain(split_run)
@@ -43,10 +48,10 @@ pub(crate) fn recover(seen: &Observation) -> State {
         },
         runs: runs.filter_map(run_number).max().unwrap_or(0),
         condemned: condemned
-            .map(|mark| Condemned {
-                revision: mark.revision.clone(),
-                run: mark.run.clone(),
-                attempt: mark.attempt,
+            .map(|(revision, run, attempt)| Condemned {
+                revision: revision.clone(),
+                run: run.clone(),
+                attempt,
                 reason: "RolledBackBefore".to_owned(),
             })
             .into_iter()

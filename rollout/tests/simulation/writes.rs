@@ -64,13 +64,13 @@ fn testers_stand_on_the_route_while_a_run_goes_on_alone() {
         let mut seen = cluster.observe();
         seen.wanted.route.testers = Some(testers.clone());
         let decided = decide(cluster.state().as_ref(), &seen, cluster.now);
-        let routes = decided
-            .actions
-            .into_iter()
-            .filter_map(|action| match action {
-                Action::ApplyRoute(route) => Some(route.split.testers),
-                _ => None,
-            });
+        let routes = decided.actions.into_iter().filter_map(|action| {
+            if let Action::ApplyRoute(route) = action {
+                Some(route.split.testers)
+            } else {
+                None
+            }
+        });
         routes.collect::<Vec<_>>()
     };
     let mut rest = stable();
