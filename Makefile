@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down fmt lint lint-rust lint-files test test-unit crds chart deny docs e2e e2e-given bench images cluster cluster-down ci
+.PHONY: help demo demo-down fmt lint lint-rust lint-files test test-unit crds chart deny docs e2e e2e-given bench bench-router images cluster cluster-down ci
 
 export SLUICE_CACHE ?= $(HOME)/.cache/sluice
 export CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
@@ -56,7 +56,7 @@ docs: ## Build the documentation of every crate
 	@echo "open $$CARGO_TARGET_DIR/doc/index.html"
 
 e2e: ## Run the scenarios on a real cluster
-	@$(ready) && cargo test --locked -p sluice-e2e --test '*' -- --test-threads=1 --nocapture
+	@$(ready) && cargo test --locked -p sluice-e2e --test '*' -- --test-threads=2 --nocapture
 
 e2e-given: ## Roll out on a second cluster, of which only kubeconfig and registry are known
 	@hack/given-cluster
@@ -64,6 +64,9 @@ e2e-given: ## Roll out on a second cluster, of which only kubeconfig and registr
 bench: ## Run the benchmarks on a real cluster; BENCH_FLAGS="--only rollback" and the like
 	@$(ready) && SLUICE_COMMIT="$$(git describe --always --dirty --abbrev=40 --exclude='*' || echo unknown)" \
 		"$$SLUICE_BIN_DIR/sluice-e2e" bench $(BENCH_FLAGS)
+
+bench-router: ## Measure the router beside its peers, on loopback, without a cluster; BENCH_FLAGS="--quick" and the like
+	@hack/bench-router $(BENCH_FLAGS)
 
 images: ## Build the images and load them into the cluster, where one is up
 	@if [ -f "$${SLUICE_KUBECONFIG:-$${SLUICE_CLUSTER_DIR:-.cluster}/kubeconfig}" ]; then images/build --load; else images/build; fi

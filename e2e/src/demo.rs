@@ -11,17 +11,19 @@ use clap::Args;
 use crds::ModelDeployment;
 use kube::api::DeleteParams;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     chart,
     cluster::Cluster,
-    demo::report::Report,
+    demo::{lanes::Lanes, report::Report},
     load_pod::{LoadPod, Plan},
     model_deployment::{self as md, Watched},
     models, prometheus, router,
     timeline::{self, Printer},
 };
 
+mod lanes;
 mod report;
 
 /// Namespace of the demo.
@@ -30,7 +32,9 @@ const NAMESPACE: &str = "sluice-demo";
 const RATE: f64 = 200.0;
 const SERVING_WITHIN: Duration = Duration::from_mins(2);
 const DECIDED_WITHIN: Duration = Duration::from_mins(10);
-/// Guardrails look back this far in the demo, so that it takes a few minutes; a minute by default.
+/// Users who ask. Each counts once for the routers' guardrails.
+const USERS: u32 = 20_000;
+/// Guardrails on Prometheus look back this far in the demo; a minute by default.
 const WINDOW: &str = "10s";
 /// With 1 % of the load, a window holds about twice as many.
 const MIN_SAMPLES: u32 = 10;
@@ -116,8 +120,14 @@ async fn roll_out(cluster: &Cluster) -> anyhow::Result<Outcome> {
     apply(cluster, "v1").await?;
     let v1 = step("v1: the first deployment", watched.promoted(SERVING_WITHIN)).await?;
     let before = router::counts(cluster, NAMESPACE).await?;
-    let plan = Plan::digits(NAMESPACE, md::NAME).rate(RATE);
-    let what = format!("sending {RATE} requests a second to {}", plan.target);
+    let plan = Plan {
+        users: USERS,
+        ..Plan::digits(NAMESPACE, md::NAME).rate(RATE)
+    };
+    let what = format!(
+        "sending {RATE} requests a second of {USERS} users to {}",
+        plan.target
+    );
     let load = step(&what, LoadPod::start(cluster, NAMESPACE, &plan)).await?;
 
     say("\nv2 is better: it should be promoted.")?;
@@ -125,7 +135,7 @@ async fn roll_out(cluster: &Cluster) -> anyhow::Result<Outcome> {
     let v2 = followed(&watched, watched.promoted(DECIDED_WITHIN)).await?;
     ensure!(v2 != v1, "v2 has the revision of v1");
 
-    say("\nv3 fails for a quarter of the images: it should be rolled back.")?;
+    say("\nv3 fails for a quarter of the images: the routers should take it back by themselves.")?;
     apply(cluster, "v3").await?;
     let rolled_back = followed(&watched, watched.rolled_back(DECIDED_WITHIN)).await?;
     let v3 = condemned(&rolled_back).context("no revision is condemned after the rollback")?;
@@ -134,6 +144,12 @@ async fn roll_out(cluster: &Cluster) -> anyhow::Result<Outcome> {
         "after the rollback {} is stable",
         md::stable(&rolled_back)
     );
+    load.answered(400).await?;
+    let first = load.stats().await?;
+
+    say("\nv3 once more, now watched through Prometheus: the same rollback in the slower lane.")?;
+    apply_watched_by_prometheus(cluster, "v3").await?;
+    followed(&watched, watched.rolled_back(DECIDED_WITHIN)).await?;
     load.answered(400).await?;
 
     let stats = load.stop().await?;
@@ -150,6 +166,8 @@ async fn roll_out(cluster: &Cluster) -> anyhow::Result<Outcome> {
     };
     say(&format!("\n{}", report.table()))?;
     report.compare()?;
+    let lanes = Lanes::of(&load.log().await?, &v3, &first);
+    say(&lanes.text())?;
     let v3 = stats.revisions.get(&v3).cloned().unwrap_or_default();
     Ok(Outcome {
         promoted: "v2".to_owned(),
@@ -158,7 +176,7 @@ async fn roll_out(cluster: &Cluster) -> anyhow::Result<Outcome> {
         failed_on_canary: v3.failed(),
         failed_on_stable: stats.failed() - v3.failed() - stats.failed_without_revision,
         unattributed: stats.unattributed + stats.unanswered,
-        rollback_seconds: seconds(v3.exposed_after_failure_ms().unwrap_or(0)),
+        rollback_seconds: seconds(lanes.router_ms),
         pod_restarts: cluster.restarts(NAMESPACE).await?
             + cluster.restarts(chart::NAMESPACE).await?,
     })
@@ -184,12 +202,26 @@ async fn start_over(watched: &Watched) -> anyhow::Result<()> {
 }
 
 async fn apply(cluster: &Cluster, version: &str) -> anyhow::Result<()> {
+    say(&format!("applying examples/digits/{version}.yaml"))?;
+    let object = md::digits(NAMESPACE, version)?;
+    cluster.apply(NAMESPACE, &object).await.map(drop)
+}
+
+/// Applies it as another attempt, with guardrails that ask Prometheus.
+async fn apply_watched_by_prometheus(cluster: &Cluster, version: &str) -> anyhow::Result<()> {
     let mut object = md::digits(NAMESPACE, version)?;
-    let spec = object.get_mut("spec").and_then(|spec| spec.as_object_mut());
-    spec.context("the example has no spec")?
-        .insert("guardrails".to_owned(), md::guardrails(WINDOW, MIN_SAMPLES));
+    md::set(
+        &mut object,
+        "/spec/guardrails",
+        md::guardrails(WINDOW, MIN_SAMPLES),
+    )?;
+    let rollout = object.pointer_mut("/spec/rollout");
+    rollout
+        .and_then(serde_json::Value::as_object_mut)
+        .context("the example has no rollout")?
+        .insert("attempt".to_owned(), json!(2));
     say(&format!(
-        "applying examples/digits/{version}.yaml, with guardrails over {WINDOW} in place of 1m"
+        "applying examples/digits/{version}.yaml with attempt 2 and guardrails on Prometheus over {WINDOW}"
     ))?;
     cluster.apply(NAMESPACE, &object).await.map(drop)
 }
@@ -271,7 +303,6 @@ fn seconds(milliseconds: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn outcome() -> Outcome {
         Outcome {

@@ -102,7 +102,7 @@ struct Crash {
 
 impl Crash {
     async fn begin(name: &str) -> anyhow::Result<Self> {
-        let scenario = Scenario::begin(name).await?;
+        let scenario = Scenario::alone(name).await?;
         let proxy = FaultPod::start(&scenario.cluster).await?;
         scenario
             .install(&FaultPod::values(chart::values(&scenario.cluster)))

@@ -65,7 +65,7 @@ async fn without_traffic_the_step_is_held_until_there_is_some() -> anyhow::Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_prometheus_the_step_is_held_until_it_is_back() -> anyhow::Result<()> {
-    let scenario = Scenario::begin("no-prometheus").await?;
+    let scenario = Scenario::alone("no-prometheus").await?;
     scenario.first(&quick(sim(&["alpha=1ms"]))).await?;
     let load = scenario.load().await?;
     scenario.apply(&quick(sim(&["alpha=2ms"]))).await?;

@@ -18,3 +18,4 @@ mod rollback;
 mod scenario;
 mod spec;
 mod supersede;
+mod trip;

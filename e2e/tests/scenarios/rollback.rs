@@ -75,7 +75,7 @@ async fn a_model_that_fails_is_rolled_back() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_is_slow_is_rolled_back() -> anyhow::Result<()> {
-    let scenario = Scenario::begin("rollback-slow").await?;
+    let scenario = Scenario::alone("rollback-slow").await?;
     scenario.serve_models().await?;
     let stable = scenario
         .first(&quick(digits(&scenario.namespace, "v1")?))

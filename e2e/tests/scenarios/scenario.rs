@@ -1,6 +1,9 @@
 //! What every test begins and ends with.
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{Arc, LazyLock, Mutex},
+    time::Duration,
+};
 
 use crds::ModelDeployment;
 use k8s_openapi::api::core::v1::Namespace;
@@ -14,7 +17,7 @@ use sluice_e2e::{
     model_deployment::{self as md, Watched},
     models, prometheus, wait,
 };
-use tokio::sync::MutexGuard;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 /// How long pods may take to come and serve.
 pub(crate) const SERVING_WITHIN: Duration = Duration::from_secs(90);
@@ -23,8 +26,9 @@ pub(crate) const DECIDED_WITHIN: Duration = Duration::from_mins(2);
 /// How long nothing must happen before nothing counts as happening: several windows and intervals.
 pub(crate) const STILL_FOR: Duration = Duration::from_secs(12);
 
-/// There is one installation: one test at a time, whatever the number of threads.
-static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// There is one installation: tests that only use it run side by side, one that changes it or needs
+/// the machine for itself runs alone.
+static TURN: LazyLock<Arc<RwLock<()>>> = LazyLock::new(Arc::default);
 /// The values of the installation that this process made.
 static INSTALLED: Mutex<Option<Value>> = Mutex::new(None);
 
@@ -33,45 +37,56 @@ pub(crate) struct Scenario {
     pub(crate) cluster: Cluster,
     pub(crate) namespace: String,
     pub(crate) watched: Watched,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
+}
+
+/// A test's share of the installation.
+#[expect(dead_code, reason = "held, not read")]
+enum Turn {
+    Shared(OwnedRwLockReadGuard<()>),
+    Alone(OwnedRwLockWriteGuard<()>),
 }
 
 impl Scenario {
-    /// With the chart as it is installed by default.
+    /// With the chart as it is installed by default, beside other tests.
     pub(crate) async fn begin(name: &str) -> anyhow::Result<Self> {
-        let turn = TURN.lock().await;
         let cluster = Cluster::connect().await?;
-        let values = chart::values(&cluster);
-        let scenario = Self::new(cluster, name, turn);
-        scenario.install(&values).await?;
-        scenario
-            .cluster
-            .fresh_namespace(&scenario.namespace)
-            .await?;
-        Ok(scenario)
+        let turn = loop {
+            let turn = Arc::clone(&TURN).read_owned().await;
+            if is_installed(&chart::values(&cluster)) {
+                break turn;
+            }
+            drop(turn);
+            let alone = Arc::clone(&TURN).write_owned().await;
+            install(&cluster, &chart::values(&cluster)).await?;
+            drop(alone);
+        };
+        Self::new(cluster, name, Turn::Shared(turn)).await
     }
 
-    fn new(cluster: Cluster, name: &str, turn: MutexGuard<'static, ()>) -> Self {
+    /// The same, with no other test beside it: it may change what is installed.
+    pub(crate) async fn alone(name: &str) -> anyhow::Result<Self> {
+        let turn = Arc::clone(&TURN).write_owned().await;
+        let cluster = Cluster::connect().await?;
+        install(&cluster, &chart::values(&cluster)).await?;
+        Self::new(cluster, name, Turn::Alone(turn)).await
+    }
+
+    async fn new(cluster: Cluster, name: &str, turn: Turn) -> anyhow::Result<Self> {
         let namespace = format!("e2e-{name}");
         let watched = Watched::new(&cluster, &namespace, md::NAME);
-        Self {
+        cluster.fresh_namespace(&namespace).await?;
+        Ok(Self {
             cluster,
             namespace,
             watched,
             _turn: turn,
-        }
+        })
     }
 
-    /// Brings the installation to these values, unless it has them.
+    /// Brings the installation to these values; only for tests that run alone.
     pub(crate) async fn install(&self, values: &Value) -> anyhow::Result<()> {
-        if INSTALLED.lock().unwrap().as_ref() == Some(values) {
-            return Ok(());
-        }
-        prometheus::install(&self.cluster).await?;
-        *INSTALLED.lock().unwrap() = None;
-        chart::install(&self.cluster, values).await?;
-        *INSTALLED.lock().unwrap() = Some(values.clone());
-        Ok(())
+        install(&self.cluster, values).await
     }
 
     /// The object of another name.
@@ -148,6 +163,22 @@ impl Scenario {
             .await?;
         Ok(())
     }
+}
+
+fn is_installed(values: &Value) -> bool {
+    INSTALLED.lock().unwrap().as_ref() == Some(values)
+}
+
+/// Brings the installation to these values, unless it has them.
+async fn install(cluster: &Cluster, values: &Value) -> anyhow::Result<()> {
+    if is_installed(values) {
+        return Ok(());
+    }
+    prometheus::install(cluster).await?;
+    *INSTALLED.lock().unwrap() = None;
+    chart::install(cluster, values).await?;
+    *INSTALLED.lock().unwrap() = Some(values.clone());
+    Ok(())
 }
 
 /// Whether the object waits at a step for this reason.
