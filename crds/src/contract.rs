@@ -109,6 +109,8 @@ pub const METRIC_ROUTER_EJECTED: &str = "sluice_router_ejected_endpoints";
 pub const METRIC_ROUTER_MIRRORED: &str = "sluice_router_mirrored_total";
 /// Header on a request that is sent a second time only to see how the canary bears it.
 pub const HEADER_MIRROR: &str = "x-sluice-mirror";
+/// Seconds since the router heard a leading operator, or since it started.
+pub const METRIC_ROUTER_LEADER_SILENCE: &str = "sluice_router_leader_silence_seconds";
 /// Requests that the pod answered; further labels `class`, `protocol`, `cache`, `code`.
 pub const METRIC_POD_REQUESTS: &str = "sluice_pod_requests_total";
 /// Time that the pod took for an answer.

@@ -1,4 +1,4 @@
-//! The admin listener: what is applied, metrics, health.
+//! The admin listener: what is applied, metrics, health, and the leader's stream.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -6,17 +6,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crds::contract::{PATH_APPLIED, PATH_HEALTHZ, PATH_METRICS, PATH_READYZ};
+use crds::contract::{
+    PATH_APPLIED, PATH_HEALTHZ, PATH_LEAD, PATH_METRICS, PATH_READYZ, PATH_STREAM,
+};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore};
 use tracing::{debug, warn};
 
+use crate::lead::{AdminBody, Lead};
 use crate::proxy::Proxy;
 
 /// Scrapers and operators are few; more at once is a mistake or an attack.
@@ -31,6 +36,8 @@ pub struct Admin {
     pub proxy: Arc<Proxy>,
     /// Whether all watches are synced and the first table is served.
     pub synced: AtomicBool,
+    /// What is between this router and the leader.
+    pub lead: Lead,
 }
 
 impl Admin {
@@ -51,23 +58,49 @@ impl Admin {
             };
             let admin = Arc::clone(&self);
             tokio::spawn(async move {
-                let service = service_fn(|request: Request<hyper::body::Incoming>| {
-                    let response = admin.answer(request.method(), request.uri().path());
-                    async move { Ok::<_, Infallible>(response) }
-                });
-                let serving = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(READ_TIMEOUT)
-                    .serve_connection(TokioIo::new(stream), service);
-                if let Err(error) = serving.await {
-                    debug!(%error, "admin connection ended");
-                }
+                admin.connection(stream).await;
                 drop(permit);
             });
         }
     }
 
-    /// Answers one request.
+    async fn connection(self: Arc<Self>, stream: TcpStream) {
+        let hang_up = Arc::new(Notify::new());
+        let service = service_fn(|request: Request<Incoming>| {
+            let (admin, hang_up) = (Arc::clone(&self), Arc::clone(&hang_up));
+            async move { Ok::<_, Infallible>(admin.respond(request, hang_up).await) }
+        });
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(READ_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            served = serving => {
+                if let Err(error) = served {
+                    debug!(%error, "admin connection ended");
+                }
+            }
+            () = hang_up.notified() => {}
+        }
+    }
+
+    /// Answers one request; `hang_up` is notified where the connection is to be cut off.
+    pub async fn respond<B>(&self, request: Request<B>, hang_up: Arc<Notify>) -> Response<AdminBody>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (asked, body) = request.into_parts();
+        match (&asked.method, asked.uri.path()) {
+            (&Method::GET, PATH_STREAM) => self.lead.stream(&asked, hang_up).await,
+            (&Method::POST, PATH_LEAD) => self.lead.hear(&asked, body).await,
+            (method, path) => self
+                .answer(method, path)
+                .map(http_body_util::BodyExt::boxed_unsync),
+        }
+    }
+
+    /// Answers a request that anybody may make.
     pub fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n");
@@ -82,14 +115,20 @@ impl Admin {
                     "what is applied cannot be written\n",
                 ),
             },
-            PATH_METRICS => match self.proxy.metrics.text() {
-                Ok(metrics) => typed(StatusCode::OK, OPENMETRICS, metrics),
-                Err(_) => text(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "metrics cannot be written\n",
-                ),
-            },
+            PATH_METRICS => self.metrics(),
             _ => text(StatusCode::NOT_FOUND, "no such page\n"),
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let metrics = &self.proxy.metrics;
+        metrics.leader_silence(self.lead.silence());
+        match metrics.text() {
+            Ok(metrics) => typed(StatusCode::OK, OPENMETRICS, metrics),
+            Err(_) => text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "metrics cannot be written\n",
+            ),
         }
     }
 

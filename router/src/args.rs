@@ -38,6 +38,15 @@ pub struct Args {
     /// Service whose address the Gateways report.
     #[arg(long, env = "SLUICE_SERVICE")]
     pub service: Option<String>,
+    /// Who may read the stream and tell of trips.
+    #[arg(long, env = "SLUICE_LEAD_AUTH", value_enum, default_value_t = LeadAuth::TokenReview)]
+    pub lead_auth: LeadAuth,
+    /// Namespace of the operator's service account. None: this pod's.
+    #[arg(long, env = "SLUICE_OPERATOR_NAMESPACE")]
+    pub operator_namespace: Option<String>,
+    /// The operator's service account.
+    #[arg(long, env = "SLUICE_OPERATOR_SERVICE_ACCOUNT", default_value = contract::OPERATOR_APP)]
+    pub operator_service_account: String,
     /// How long to go on accepting after SIGTERM, while endpoints forget this pod.
     #[arg(long, env = "SLUICE_DRAIN_DELAY", default_value = "5s", value_parser = parse_duration)]
     pub drain_delay: Duration,
@@ -74,6 +83,15 @@ pub struct Listen {
     pub port: u16,
     /// Address that is bound for it.
     pub bind: SocketAddr,
+}
+
+/// Who may read the stream and tell of trips.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LeadAuth {
+    /// Whoever shows a token of the operator's service account for the audience `sluice-router`.
+    TokenReview,
+    /// Everybody who can reach the admin listener: for tests alone.
+    None,
 }
 
 /// How to write logs.

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod args;
 pub mod drain;
+pub mod lead;
 pub mod matcher;
 pub mod metrics;
 pub mod pick;

@@ -11,8 +11,9 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use kube::{Client, Config};
 use sluice_router::admin::Admin;
-use sluice_router::args::{Args, LogFormat};
+use sluice_router::args::{Args, LeadAuth, LogFormat};
 use sluice_router::drain;
+use sluice_router::lead::{Auth, Gate, Identity, Lead, TokenReviews};
 use sluice_router::pick::SplitKey;
 use sluice_router::proxy::Proxy;
 use sluice_router::proxy::server::{Limits, Server};
@@ -44,9 +45,11 @@ async fn main() -> anyhow::Result<()> {
         args.request_timeout,
         args.connect_timeout,
     ));
+    let cluster = Cluster::connect(&args).await?;
     let admin = Arc::new(Admin {
         proxy: Arc::clone(&proxy),
         synced: AtomicBool::new(false),
+        lead: lead(&args, &cluster, &proxy),
     });
     let admin_listener = TcpListener::bind(args.admin)
         .await
@@ -57,7 +60,7 @@ async fn main() -> anyhow::Result<()> {
         watching,
         lease,
         holding,
-    } = configure(&args, &admin).await?;
+    } = configure(&args, cluster, &admin);
     let server = Arc::new(Server::new(Arc::clone(&proxy), limits(&args)));
     listen(&args, &server).await?;
     tokio::select! {
@@ -128,15 +131,63 @@ struct Configured {
     holding: JoinHandle<()>,
 }
 
-/// Connects to the API server and starts to watch it and to write statuses.
-async fn configure(args: &Args, admin: &Arc<Admin>) -> anyhow::Result<Configured> {
-    let mut config = Config::infer().await.context("finding the API server")?;
-    config.read_timeout = Some(API_READ_TIMEOUT);
-    let client = Client::try_from(config).context("connecting to the API server")?;
-    let namespace = args
-        .pod_namespace
-        .clone()
-        .unwrap_or_else(|| client.default_namespace().to_owned());
+/// The API server, and who we are to it.
+struct Cluster {
+    client: Client,
+    /// Namespace of this pod.
+    namespace: String,
+    /// Name of this pod.
+    pod: String,
+}
+
+impl Cluster {
+    /// Makes a client; nobody is connected to yet.
+    async fn connect(args: &Args) -> anyhow::Result<Self> {
+        let mut config = Config::infer().await.context("finding the API server")?;
+        config.read_timeout = Some(API_READ_TIMEOUT);
+        let client = Client::try_from(config).context("connecting to the API server")?;
+        let namespace = args
+            .pod_namespace
+            .clone()
+            .unwrap_or_else(|| client.default_namespace().to_owned());
+        let pod = args
+            .pod_name
+            .clone()
+            .unwrap_or_else(|| format!("sluice-router-{:08x}", rand::random::<u32>()));
+        Ok(Self {
+            client,
+            namespace,
+            pod,
+        })
+    }
+}
+
+/// What is between this router and the leader.
+fn lead(args: &Args, cluster: &Cluster, proxy: &Arc<Proxy>) -> Lead {
+    let auth = match args.lead_auth {
+        LeadAuth::None => {
+            warn!("--lead-auth=none: whoever reaches the admin listener may take canaries out");
+            Auth::Open
+        }
+        LeadAuth::TokenReview => {
+            let namespace = args.operator_namespace.as_ref();
+            Auth::Reviewed(Gate::new(
+                namespace.unwrap_or(&cluster.namespace),
+                &args.operator_service_account,
+                Box::new(TokenReviews(cluster.client.clone())),
+            ))
+        }
+    };
+    Lead::new(Arc::clone(proxy), Identity::new(cluster.pod.clone()), auth)
+}
+
+/// Starts to watch the API server and to write statuses.
+fn configure(args: &Args, cluster: Cluster, admin: &Arc<Admin>) -> Configured {
+    let Cluster {
+        client,
+        namespace,
+        pod,
+    } = cluster;
     let settings = Settings {
         controller_name: args.controller_name.clone(),
         ports: args.listen.iter().map(|listen| listen.port).collect(),
@@ -145,11 +196,7 @@ async fn configure(args: &Args, admin: &Arc<Admin>) -> anyhow::Result<Configured
             .as_deref()
             .map(|name| ObjectKey::new(&namespace, name)),
     };
-    let identity = args
-        .pod_name
-        .clone()
-        .unwrap_or_else(|| format!("sluice-router-{:08x}", rand::random::<u32>()));
-    let lease = Arc::new(Lease::new(client.clone(), &namespace, identity));
+    let lease = Arc::new(Lease::new(client.clone(), &namespace, pod));
     let held = Arc::clone(&lease);
     let holding = tokio::spawn(async move { held.run().await });
     let namespaces: BTreeSet<String> = args.watch_namespace.iter().cloned().collect();
@@ -170,9 +217,9 @@ async fn configure(args: &Args, admin: &Arc<Admin>) -> anyhow::Result<Configured
     };
     tokio::spawn(writer.run(reported));
     let watching = tokio::spawn(watches.serve(settings, Arc::clone(admin), reports));
-    Ok(Configured {
+    Configured {
         watching,
         lease,
         holding,
-    })
+    }
 }

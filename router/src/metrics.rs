@@ -49,6 +49,7 @@ struct RouteLabels {
 }
 
 type Weight = Gauge<f64, AtomicU64>;
+type Seconds = Gauge<f64, AtomicU64>;
 type Durations = Family<Labels, Histogram, fn() -> Histogram>;
 
 /// All metrics.
@@ -58,6 +59,7 @@ pub struct Metrics {
     durations: Durations,
     weight: Family<Labels, Weight>,
     generation: Family<RouteLabels, Gauge>,
+    leader_silence: Seconds,
     kept: Mutex<Kept>,
     /// Requests that no route took.
     unrouted: Arc<Meter>,
@@ -157,6 +159,7 @@ impl Metrics {
         let durations = Durations::new_with_constructor(histogram);
         let weight = Family::<Labels, Weight>::default();
         let generation = Family::<RouteLabels, Gauge>::default();
+        let leader_silence = Seconds::default();
         let total = contract::METRIC_ROUTER_REQUESTS;
         // The encoder adds the suffix of counters by itself.
         let name = total.strip_suffix("_total").unwrap_or(total);
@@ -180,6 +183,11 @@ impl Metrics {
             "Generation of the route that is applied",
             generation.clone(),
         );
+        registry.register(
+            contract::METRIC_ROUTER_LEADER_SILENCE,
+            "Time since a leading operator was heard, or since the start",
+            leader_silence.clone(),
+        );
         let unrouted = Arc::new(meter(Labels::default(), &requests, None));
         Self {
             registry,
@@ -187,9 +195,15 @@ impl Metrics {
             durations,
             weight,
             generation,
+            leader_silence,
             kept: Mutex::default(),
             unrouted,
         }
+    }
+
+    /// Notes for how long no leader was heard of.
+    pub fn leader_silence(&self, silence: Duration) {
+        self.leader_silence.set(silence.as_secs_f64());
     }
 
     /// Counts requests that no route took.

@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
+use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::pick::{self, Draw, SplitKey};
@@ -46,6 +47,8 @@ pub struct Proxy {
     pub metrics: Metrics,
     /// Which canaries were taken out.
     pub trips: Trips,
+    /// Says that another table is served.
+    pub published: watch::Sender<()>,
     split_key: SplitKey,
     request_timeout: Duration,
     draining: AtomicBool,
@@ -68,6 +71,7 @@ impl Proxy {
             pool: Pool::new(connect_timeout, Instant::now()),
             metrics: Metrics::new(),
             trips: Trips::default(),
+            published: watch::Sender::default(),
             split_key,
             request_timeout,
             draining: AtomicBool::new(false),
@@ -78,6 +82,7 @@ impl Proxy {
     pub fn publish(&self, table: Table) {
         self.trips.settle(&table.runs);
         served::publish(table, &self.served, &self.metrics, &self.pool);
+        self.published.send_replace(());
     }
 
     /// Asks clients, answer by answer, to connect elsewhere.

@@ -115,6 +115,10 @@ is needed. "traffic" and "workloads" hold in every watched namespace, "cluster" 
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get, list, watch]
+{{- /* Whose token it is that reads the stream and tells of trips. */}}
+- apiGroups: [authentication.k8s.io]
+  resources: [tokenreviews]
+  verbs: [create]
 {{- end }}
 
 {{- define "sluice.router.rules.own" -}}

@@ -122,7 +122,7 @@ def full(objects):
 
 def namespaced(objects):
     for item, rule in rules_of(bound_cluster_roles(objects)):
-        allowed = {"metricsources", "gatewayclasses", "gatewayclasses/status", "namespaces"}
+        allowed = {"metricsources", "gatewayclasses", "gatewayclasses/status", "namespaces", "tokenreviews"}
         extra = set(rule["resources"]) - allowed
         expect(not extra, f"namespaced: ClusterRole {item['metadata']['name']} holds {extra}")
     held = {item["metadata"]["namespace"] for item, rule in rules_of(objects) if item["kind"] == "Role" and "modeldeployments" in rule["resources"]}

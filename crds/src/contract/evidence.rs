@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{AppliedRoute, Trip};
 
-/// The path of the stream.
+/// The path of the stream. With `boot=BOOT&after=NAMESPACE/ROUTE/NUMBER&after=…` only user events
+/// after these numbers are told, if the process is still the one that greeted as `BOOT`.
 pub const PATH_STREAM: &str = "/v1/stream";
 /// The path of what the leader says.
 pub const PATH_LEAD: &str = "/v1/lead";

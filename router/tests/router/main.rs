@@ -14,6 +14,7 @@
 )]
 
 mod backend;
+mod lead;
 mod objects;
 mod patience;
 mod retry;
