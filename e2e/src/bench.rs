@@ -26,6 +26,7 @@ mod line;
 mod operator;
 mod plot;
 mod rollback;
+pub mod router;
 
 /// Measures on the cluster of KUBECONFIG and prints one JSON object per line.
 #[derive(Clone, Debug, Args)]

@@ -25,6 +25,8 @@ enum Command {
     PrometheusTargets(targets::Targets),
     Demo(demo::Demo),
     Bench(bench::Flags),
+    BenchRouter(bench::router::Flags),
+    BareProxy(bench::router::bare::BareProxy),
     Timeline(timeline::Timeline),
 }
 
@@ -58,6 +60,8 @@ async fn run() -> anyhow::Result<()> {
         Command::PrometheusTargets(args) => targets::run(args).await,
         Command::Demo(args) => Box::pin(demo::run(args)).await,
         Command::Bench(args) => Box::pin(bench::run(args)).await,
+        Command::BenchRouter(args) => bench::router::run(args).await,
+        Command::BareProxy(args) => bench::router::bare::run(args).await,
         Command::Timeline(args) => timeline::run(args).await,
     }
 }

@@ -1,6 +1,6 @@
 //! What a benchmark prints: one JSON object per line, and the statistics in it.
 
-use std::{env, fs, thread};
+use std::{env, fs};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -11,7 +11,7 @@ pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) unit: &'static str,
     pub(crate) value: f64,
-    pub(crate) peer: Option<&'static str>,
+    pub(crate) peer: Option<String>,
     pub(crate) peer_value: Option<f64>,
     pub(crate) ratio: Option<f64>,
     pub(crate) better: &'static str,
@@ -54,8 +54,8 @@ impl Line {
 
     /// Measured against the same figure of another.
     #[must_use]
-    pub(crate) fn against(mut self, peer: &'static str, value: f64) -> Self {
-        self.peer = Some(peer);
+    pub(crate) fn against(mut self, peer: impl Into<String>, value: f64) -> Self {
+        self.peer = Some(peer.into());
         self.peer_value = Some(rounded(value));
         self.ratio = Some(rounded(self.value / value));
         self
@@ -95,7 +95,11 @@ impl Host {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Self {
             cpu: model.map_or("unknown", |(_, name)| name.trim()).to_owned(),
-            cores: thread::available_parallelism().map_or(1, Into::into),
+            // Not those that this process may run on: a benchmark may keep to one.
+            cores: cpus
+                .lines()
+                .filter(|line| line.starts_with("processor"))
+                .count(),
             kernel: kernel.trim().to_owned(),
         }
     }
