@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use crds::contract;
+use ipnet::IpNet;
 
 use crate::table::duration;
 
@@ -29,6 +30,10 @@ pub struct Args {
     /// the router restarts.
     #[arg(long, env = "SLUICE_SPLIT_KEY_FILE")]
     pub split_key_file: Option<PathBuf>,
+    /// Network of proxies whose word on their own clients is taken (`X-Forwarded-For`), as
+    /// `10.0.0.0/8`; repeatable. None: a client is whoever connects.
+    #[arg(long, env = "SLUICE_TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpNet>,
     /// Name of this pod: holder of the status Lease.
     #[arg(long, env = "POD_NAME")]
     pub pod_name: Option<String>,

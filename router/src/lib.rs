@@ -6,10 +6,13 @@
 
 pub mod admin;
 pub mod args;
+pub mod budget;
 pub mod drain;
+pub mod forwarded;
 pub mod lead;
 pub mod matcher;
 pub mod metrics;
+pub mod mirror;
 pub mod pick;
 pub mod pool;
 pub mod proxy;

@@ -13,6 +13,7 @@ use kube::{Client, Config};
 use sluice_router::admin::Admin;
 use sluice_router::args::{Args, LeadAuth, LogFormat};
 use sluice_router::drain;
+use sluice_router::forwarded::TrustedProxies;
 use sluice_router::lead::{Auth, Gate, Identity, Lead, TokenReviews};
 use sluice_router::pick::SplitKey;
 use sluice_router::proxy::Proxy;
@@ -40,11 +41,9 @@ async fn main() -> anyhow::Result<()> {
         .ok();
 
     let split_key = split_key(args.split_key_file.as_deref())?;
-    let proxy = Arc::new(Proxy::new(
-        split_key,
-        args.request_timeout,
-        args.connect_timeout,
-    ));
+    let proxy = Proxy::new(split_key, args.request_timeout, args.connect_timeout);
+    let trusted = TrustedProxies::new(args.trusted_proxies.clone());
+    let proxy = Arc::new(proxy.trusting(trusted));
     let cluster = Cluster::connect(&args).await?;
     let admin = Arc::new(Admin {
         proxy: Arc::clone(&proxy),

@@ -1,5 +1,7 @@
 //! What the router counts, and for how long it keeps counting it.
 
+mod outcomes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -15,6 +17,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+pub use self::outcomes::Retry;
+use self::outcomes::{Ejected, Outcomes};
+use crate::budget::RetryBudget;
+use crate::mirror::Outcome;
+use crate::pool::Pool;
 use crate::table::Table;
 use crate::table::objects::ObjectKey;
 
@@ -60,6 +67,8 @@ pub struct Metrics {
     weight: Family<Labels, Weight>,
     generation: Family<RouteLabels, Gauge>,
     leader_silence: Seconds,
+    outcomes: Outcomes,
+    ejected: Ejected,
     kept: Mutex<Kept>,
     /// Requests that no route took.
     unrouted: Arc<Meter>,
@@ -81,6 +90,9 @@ impl fmt::Debug for Metrics {
 pub struct Meter {
     labels: Labels,
     requests: Family<CodeLabels, Counter>,
+    outcomes: Outcomes,
+    /// Of a route: how many of its requests may be sent again. It outlives tables, as the counts do.
+    pub retries: RetryBudget,
     /// None where there is no revision: those series appear with their first request.
     ok: Option<Counter>,
     /// None where there is no revision to time.
@@ -120,6 +132,18 @@ impl Meter {
         if let Some(duration) = &self.duration {
             duration.observe(took.as_secs_f64());
         }
+    }
+}
+
+impl Meter {
+    /// Counts a request that was sent again after an attempt here, or was not allowed to be.
+    pub fn retried(&self, outcome: Retry) {
+        self.outcomes.retried(&self.labels, outcome);
+    }
+
+    /// Counts a copy of a request.
+    pub fn mirrored(&self, outcome: Outcome) {
+        self.outcomes.mirrored(&self.labels, outcome);
     }
 }
 
@@ -188,7 +212,9 @@ impl Metrics {
             "Time since a leading operator was heard, or since the start",
             leader_silence.clone(),
         );
-        let unrouted = Arc::new(meter(Labels::default(), &requests, None));
+        let outcomes = Outcomes::register(&mut registry);
+        let none = Labels::default();
+        let unrouted = Arc::new(meter(none, &requests, &outcomes, None));
         Self {
             registry,
             requests,
@@ -196,6 +222,8 @@ impl Metrics {
             weight,
             generation,
             leader_silence,
+            outcomes,
+            ejected: Ejected::default(),
             kept: Mutex::default(),
             unrouted,
         }
@@ -204,6 +232,12 @@ impl Metrics {
     /// Notes for how long no leader was heard of.
     pub fn leader_silence(&self, silence: Duration) {
         self.leader_silence.set(silence.as_secs_f64());
+    }
+
+    /// Counts endpoints of this pool that are left out.
+    pub fn watch_endpoints(&mut self, pool: Arc<Pool>) {
+        let ejected = self.ejected.of(pool);
+        self.registry.register_collector(Box::new(ejected));
     }
 
     /// Counts requests that no route took.
@@ -217,6 +251,7 @@ impl Metrics {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut listed = BTreeSet::new();
         let mut meters = Vec::with_capacity(table.series.len());
+        let mut endpoints = Vec::with_capacity(table.series.len());
         for series in &table.series {
             let labels = Labels {
                 namespace: series.route.namespace.clone(),
@@ -226,6 +261,7 @@ impl Metrics {
             };
             self.weight.get_or_create(&labels).set(series.weight);
             meters.push(self.keep(&mut kept, labels.clone(), now));
+            endpoints.push((labels.clone(), series.endpoints.clone()));
             listed.insert(labels);
         }
         let mut routes = BTreeMap::new();
@@ -239,6 +275,7 @@ impl Metrics {
             routes.insert(route.key.clone(), self.keep(&mut kept, labels.clone(), now));
             listed.insert(labels);
         }
+        self.ejected.adopt(endpoints);
         self.expire(&mut kept, &listed, now);
         self.adopt_generations(&mut kept, table);
         Meters {
@@ -252,7 +289,12 @@ impl Metrics {
             let timed = !labels.revision.is_empty();
             let duration = timed.then(|| self.durations.get_or_create_owned(labels));
             (
-                Arc::new(meter(labels.clone(), &self.requests, duration)),
+                Arc::new(meter(
+                    labels.clone(),
+                    &self.requests,
+                    &self.outcomes,
+                    duration,
+                )),
                 now,
             )
         });
@@ -280,6 +322,7 @@ impl Metrics {
             for code in codes.into_iter().chain([200]) {
                 self.requests.remove(&labels.with(code));
             }
+            self.outcomes.remove(labels);
             self.durations.remove(labels);
             self.weight.remove(labels);
             false
@@ -318,6 +361,7 @@ impl Metrics {
 fn meter(
     labels: Labels,
     requests: &Family<CodeLabels, Counter>,
+    outcomes: &Outcomes,
     duration: Option<Histogram>,
 ) -> Meter {
     // Made here, at 0, so that an increase over time sees the first request, and the first failure.
@@ -333,6 +377,8 @@ fn meter(
     Meter {
         labels,
         requests: requests.clone(),
+        outcomes: outcomes.clone(),
+        retries: RetryBudget::default(),
         ok,
         duration,
         codes: Mutex::new(codes),
@@ -350,6 +396,7 @@ mod tests {
             model_deployment: "digits".to_owned(),
             revision: (*revision).to_owned(),
             weight: *weight,
+            endpoints: Vec::new(),
         };
         Table {
             series: revisions.iter().map(series).collect(),

@@ -3,16 +3,13 @@
 //! Pure but for the random draw, which callers pass in. A user's draw is a point on a line from 0
 //! to 1, and the canary takes the line from 0 up to its weight: raising the weight only adds users.
 
+mod user;
+
 use hmac::{Hmac, KeyInit, Mac};
-use http::header::COOKIE;
-use http::{HeaderMap, HeaderName};
 use sha2::Sha256;
 
+pub use self::user::{Testers, UserKey};
 use crate::table::Arm;
-
-/// A longer user key is not hashed: nobody's identity is this long, and hashing it is work that a
-/// client can order for nothing.
-const USER_KEY_BYTES_MAX: usize = 1024;
 
 /// The secret that turns a user key into a draw, so that nobody can pick an arm.
 #[derive(Clone)]
@@ -50,34 +47,6 @@ impl SplitKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Draw(pub u64);
 
-/// Where a request's user key is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UserKey {
-    /// This header.
-    Header(HeaderName),
-    /// This cookie.
-    Cookie(String),
-}
-
-impl UserKey {
-    /// The key of a request, if it has a usable one.
-    pub fn read<'request>(&self, headers: &'request HeaderMap) -> Option<&'request [u8]> {
-        let key = match self {
-            Self::Header(name) => headers.get(name)?.as_bytes(),
-            Self::Cookie(name) => headers
-                .get_all(COOKIE)
-                .iter()
-                .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'))
-                .find_map(|pair| {
-                    pair.trim_ascii()
-                        .strip_prefix(name.as_bytes())?
-                        .strip_prefix(b"=")
-                })?,
-        };
-        (!key.is_empty() && key.len() <= USER_KEY_BYTES_MAX).then_some(key)
-    }
-}
-
 /// The arm that a draw falls on. The canary stands first among the arms (see
 /// [`crate::table::Rule`]). None: no arm has weight.
 pub fn arm(arms: &[Arm], draw: Draw) -> Option<usize> {
@@ -90,39 +59,88 @@ pub fn arm(arms: &[Arm], draw: Draw) -> Option<usize> {
     })
 }
 
+/// What is known of an endpoint when one is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It may be used, and has so many requests in flight.
+    Usable(usize),
+    /// It is left out for having refused connections: it would do nothing with a request.
+    Refusing,
+    /// It is left out for having broken off answers, with so many in flight, until a time.
+    Resetting {
+        /// Requests in flight.
+        load: usize,
+        /// When it may be used again.
+        until: u64,
+    },
+    /// This request was there already.
+    Tried,
+}
+
 /// Of two random endpoints the one with fewer requests in flight: nearly as good as the least
-/// loaded of all, and stampedes nobody. `load` of none: leave it out.
+/// loaded of all, and stampedes nobody.
+///
+/// Any number of endpoints that refuse is left out, and of those that break off answers so many that
+/// half of all stay in: a client that knows how to break an answer must not take all of them away.
 pub fn endpoint<T: Copy>(
     endpoints: &[T],
     draw: Draw,
-    load: impl Fn(T) -> Option<usize>,
+    standing: impl Fn(T) -> Standing,
 ) -> Option<T> {
-    let usable: Vec<(T, usize)> = endpoints
-        .iter()
-        .filter_map(|endpoint| Some((*endpoint, load(*endpoint)?)))
-        .collect();
-    let count = u64::try_from(usable.len())
-        .ok()
-        .filter(|count| *count > 0)?;
+    let (one, two) = two_of(endpoints, draw)?;
+    if let (Standing::Usable(first), Standing::Usable(second)) = (standing(one), standing(two)) {
+        return Some(if second < first { two } else { one });
+    }
+    let usable = usable(endpoints, standing);
+    // What was drawn is no longer even: it fell on one that is left out.
+    let again = Draw(draw.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32));
+    let (one, two) = two_of(&usable, again)?;
+    Some(if two.1 < one.1 { two.0 } else { one.0 })
+}
+
+/// Two of them at random, which differ wherever there are two.
+fn two_of<T: Copy>(all: &[T], draw: Draw) -> Option<(T, T)> {
+    let count = u64::try_from(all.len()).ok().filter(|count| *count > 0)?;
     let low = draw.0 & 0xffff_ffff;
     let high = draw.0 >> 32;
     let first = (low * count) >> 32;
-    // Among the others, so that the two differ wherever there are two.
     let second = if count > 1 {
         (first + 1 + ((high * (count - 1)) >> 32)) % count
     } else {
         first
     };
-    let at = |index: u64| usable.get(usize::try_from(index).ok()?).copied();
-    let (one, two) = (at(first)?, at(second)?);
-    Some(if two.1 < one.1 { two.0 } else { one.0 })
+    let at = |index: u64| all.get(usize::try_from(index).ok()?).copied();
+    Some((at(first)?, at(second)?))
+}
+
+/// Those that are not left out, with their load.
+fn usable<T: Copy>(endpoints: &[T], standing: impl Fn(T) -> Standing) -> Vec<(T, usize)> {
+    let mut usable = Vec::with_capacity(endpoints.len());
+    let mut resetting = Vec::new();
+    let mut refusing = 0;
+    for endpoint in endpoints {
+        match standing(*endpoint) {
+            Standing::Usable(load) => usable.push((*endpoint, load)),
+            Standing::Resetting { load, until } => resetting.push((until, *endpoint, load)),
+            Standing::Refusing => refusing += 1,
+            Standing::Tried => {}
+        }
+    }
+    let out = (endpoints.len() / 2).saturating_sub(refusing);
+    // Those come back first whose time is nearest.
+    resetting.sort_by_key(|(until, ..)| *until);
+    let back = resetting.len().saturating_sub(out);
+    let back = resetting.into_iter().take(back);
+    usable.extend(back.map(|(_, endpoint, load)| (endpoint, load)));
+    usable
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
     use proptest::prelude::*;
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
 
     fn arms(canary: u64, stable: u64) -> Vec<Arm> {
         vec![Arm::named("canary", canary), Arm::named("stable", stable)]
@@ -184,23 +202,6 @@ mod tests {
         );
     }
 
-    #[test]
-    fn user_keys_are_read_from_header_and_cookie() {
-        let mut headers = HeaderMap::new();
-        headers.append(COOKIE, HeaderValue::from_static("a=1; uid=u7 ;b=2"));
-        headers.append("x-user", HeaderValue::from_static("u8"));
-        headers.append("x-empty", HeaderValue::from_static(""));
-        headers.append("x-long", HeaderValue::from_str(&"u".repeat(2000)).unwrap());
-        let header = |name| UserKey::Header(HeaderName::from_static(name));
-        let cookie = |name: &str| UserKey::Cookie(name.to_owned());
-        assert_eq!(cookie("uid").read(&headers), Some(&b"u7"[..]));
-        assert_eq!(cookie("ui").read(&headers), None);
-        assert_eq!(header("x-user").read(&headers), Some(&b"u8"[..]));
-        assert_eq!(header("x-empty").read(&headers), None);
-        assert_eq!(header("x-long").read(&headers), None);
-        assert_eq!(header("x-none").read(&headers), None);
-    }
-
     proptest! {
         #[test]
         fn raising_the_weight_never_moves_a_user_back(
@@ -223,7 +224,8 @@ mod tests {
         #[test]
         fn endpoint_is_usable_and_the_less_loaded_of_two(draw: u64, loads in prop::collection::vec(prop::option::of(0..9_usize), 0..6)) {
             let indices: Vec<usize> = (0..loads.len()).collect();
-            let chosen = endpoint(&indices, Draw(draw), |index| loads[index]);
+            let standing = |index: usize| loads[index].map_or(Standing::Refusing, Standing::Usable);
+            let chosen = endpoint(&indices, Draw(draw), standing);
             prop_assert_eq!(chosen.is_some(), loads.iter().any(Option::is_some));
             if let Some(index) = chosen {
                 prop_assert!(loads[index].is_some());
@@ -233,5 +235,49 @@ mod tests {
                 }
             }
         }
+
+        #[test]
+        fn half_of_all_stay_in_however_many_break_off(all in prop::collection::vec((0..4_u8, 0..9_u64), 1..12)) {
+            let standing = |at: usize| match all[at] {
+                (0, until) => Standing::Resetting { load: 0, until },
+                (1, _) => Standing::Refusing,
+                (2, _) => Standing::Tried,
+                _ => Standing::Usable(0),
+            };
+            let indices: Vec<usize> = (0..all.len()).collect();
+            let left = usable(&indices, standing);
+            let count = |kind: u8| all.iter().filter(|(of, _)| *of == kind).count();
+            let out = all.len() - count(2) - left.len();
+            prop_assert!(out <= count(1).max(all.len() / 2), "{out} are out");
+            // Those that are out for longest stay out.
+            let back: Vec<usize> = left.iter().map(|(at, _)| *at).collect();
+            let until = |at: &usize| all[*at].1;
+            let (inside, outside): (Vec<usize>, Vec<usize>) =
+                indices.into_iter().filter(|at| all[*at].0 == 0).partition(|at| back.contains(at));
+            prop_assert!(inside.iter().map(until).max() <= outside.iter().map(until).min() || outside.is_empty());
+        }
+    }
+
+    #[test]
+    fn endpoints_that_are_left_out_leave_an_even_choice_of_the_others() {
+        let mut random = StdRng::seed_from_u64(7);
+        let mut seen = [0_u32; 5];
+        for _ in 0..30_000 {
+            let standing = |at| {
+                if at < 2 {
+                    Standing::Refusing
+                } else {
+                    Standing::Usable(0)
+                }
+            };
+            let chosen = endpoint(&[0, 1, 2, 3, 4], Draw(random.random()), standing).unwrap();
+            seen[chosen] += 1;
+        }
+        assert_eq!(seen[..2], [0, 0]);
+        // Chi-square with two degrees of freedom, at one in a thousand.
+        let off = seen[2..]
+            .iter()
+            .map(|count| (f64::from(*count) - 10_000.0).powi(2) / 10_000.0);
+        assert!(off.sum::<f64>() < 13.8, "{seen:?}");
     }
 }

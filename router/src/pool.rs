@@ -4,11 +4,13 @@
 //! the connection did not take is handed back, so that a request is never lost to a pod that went
 //! away politely.
 
+mod ejection;
+
 use std::collections::{BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -23,9 +25,10 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tracing::debug;
 
-/// How long an endpoint that refused a connection is left out. Long enough to spare the next
-/// requests the wait, short enough that a restart is not noticed.
-const SET_ASIDE: Duration = Duration::from_secs(1);
+use self::ejection::{Ejection, Left};
+use crate::mirror::Tee;
+use crate::pick::Standing;
+
 /// Servers commonly close idle connections after a minute or more, some after 15 seconds.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// Idle connections kept for one endpoint.
@@ -42,6 +45,10 @@ pub enum Outgoing {
     Empty,
     /// It comes from the client, once.
     Streamed(Incoming),
+    /// It comes from the client, and is copied for the canary on the way.
+    Copied(Box<Tee>),
+    /// All of it is here.
+    Full(Option<Bytes>),
 }
 
 impl Body for Outgoing {
@@ -55,6 +62,8 @@ impl Body for Outgoing {
         match self.get_mut() {
             Self::Empty => std::task::Poll::Ready(None),
             Self::Streamed(body) => std::pin::Pin::new(body).poll_frame(cx),
+            Self::Copied(tee) => std::pin::Pin::new(tee).poll_frame(cx),
+            Self::Full(body) => std::task::Poll::Ready(body.take().map(|all| Ok(Frame::data(all)))),
         }
     }
 
@@ -62,6 +71,8 @@ impl Body for Outgoing {
         match self {
             Self::Empty => true,
             Self::Streamed(body) => body.is_end_stream(),
+            Self::Copied(tee) => tee.is_end_stream(),
+            Self::Full(body) => body.is_none(),
         }
     }
 
@@ -69,6 +80,11 @@ impl Body for Outgoing {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Streamed(body) => body.size_hint(),
+            Self::Copied(tee) => tee.size_hint(),
+            Self::Full(body) => {
+                let length = body.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+            }
         }
     }
 }
@@ -101,10 +117,11 @@ pub struct Upstream {
     address: SocketAddr,
     idle: Mutex<Vec<Idle>>,
     in_flight: AtomicUsize,
-    /// Milliseconds since the pool's start until which the endpoint is left out.
-    aside_until: AtomicU64,
+    ejection: Ejection,
+    /// When the pool's clock began.
+    started: Instant,
     /// Whether the endpoint is still in the table.
-    listed: std::sync::atomic::AtomicBool,
+    listed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -145,18 +162,58 @@ impl Connection {
 
 /// Counts a request as in flight at an endpoint while it lives.
 #[derive(Debug)]
-pub struct Flight(Arc<Upstream>);
+pub struct Flight {
+    upstream: Arc<Upstream>,
+    /// Whether it is the request that brings the endpoint back.
+    probe: AtomicBool,
+}
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.upstream.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.probed();
     }
 }
 
 impl Flight {
     /// The endpoint.
     pub fn upstream(&self) -> &Arc<Upstream> {
-        &self.0
+        &self.upstream
+    }
+
+    /// The endpoint took a new connection.
+    fn connected(&self) {
+        let probe = self.probe.load(Ordering::Relaxed);
+        if self.upstream.ejection.connected(probe) {
+            self.probed();
+        }
+    }
+
+    /// The endpoint refused a connection.
+    fn refused(&self) {
+        let ejection = &self.upstream.ejection;
+        ejection.refused(self.upstream.clock(), rand::random());
+        self.probed();
+    }
+
+    /// The endpoint answered.
+    pub fn answered(&self) {
+        let probe = self.probe.load(Ordering::Relaxed);
+        self.upstream.ejection.answered(probe);
+        self.probed();
+    }
+
+    /// The endpoint gave no answer, or broke it off.
+    pub fn reset(&self) {
+        let ejection = &self.upstream.ejection;
+        ejection.reset(self.upstream.clock(), rand::random());
+        self.probed();
+    }
+
+    fn probed(&self) {
+        if self.probe.swap(false, Ordering::Relaxed) {
+            self.upstream.ejection.probed();
+        }
     }
 }
 
@@ -187,7 +244,7 @@ impl Pool {
         Arc::clone(
             known
                 .entry(address)
-                .or_insert_with(|| Arc::new(Upstream::new(address))),
+                .or_insert_with(|| Arc::new(Upstream::new(address, self.started))),
         )
     }
 
@@ -223,38 +280,54 @@ impl Pool {
         }
     }
 
-    /// Requests in flight at an endpoint; none while it is left out for having refused.
-    pub fn load(&self, address: SocketAddr) -> Option<usize> {
+    /// Milliseconds since the pool was made.
+    pub fn clock(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether an endpoint may be used.
+    pub fn standing(&self, address: SocketAddr) -> Standing {
         let upstream = self.upstream(address);
-        let aside = upstream.aside_until.load(Ordering::Relaxed);
-        (aside <= self.clock()).then(|| upstream.in_flight.load(Ordering::Relaxed))
+        let load = upstream.in_flight.load(Ordering::Relaxed);
+        match upstream.ejection.left(upstream.clock()) {
+            Left::In => Standing::Usable(load),
+            Left::Refusing => Standing::Refusing,
+            Left::Resetting { until } => Standing::Resetting { load, until },
+        }
+    }
+
+    /// Whether an endpoint failed and has not proven itself since.
+    pub fn is_ejected(&self, address: SocketAddr) -> bool {
+        let known = self
+            .upstreams
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(&address)
+            .is_some_and(|upstream| upstream.ejection.has_strikes())
     }
 
     /// Starts a request at an endpoint.
     pub fn begin(&self, address: SocketAddr) -> Flight {
         let upstream = self.upstream(address);
         upstream.in_flight.fetch_add(1, Ordering::Relaxed);
-        Flight(upstream)
+        let probe = AtomicBool::new(upstream.ejection.begin(upstream.clock()));
+        Flight { upstream, probe }
     }
 
     /// Connects anew; an endpoint that cannot be connected to is left out for a while.
-    pub async fn connect(&self, upstream: &Upstream) -> Result<Connection, ConnectError> {
-        let connecting = tokio::time::timeout(self.connect_timeout, connect(upstream.address));
+    pub async fn connect(&self, flight: &Flight) -> Result<Connection, ConnectError> {
+        let connecting =
+            tokio::time::timeout(self.connect_timeout, connect(flight.upstream.address));
         let connected = match connecting.await {
             Ok(connected) => connected,
             Err(_) => Err(ConnectError::TooSlow(self.connect_timeout)),
         };
-        if connected.is_err() {
-            let aside = u64::try_from(SET_ASIDE.as_millis()).unwrap_or_default();
-            upstream
-                .aside_until
-                .store(self.clock() + aside, Ordering::Relaxed);
+        match &connected {
+            Ok(_) => flight.connected(),
+            Err(_) => flight.refused(),
         }
         connected
-    }
-
-    fn clock(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -279,14 +352,19 @@ async fn connect(address: SocketAddr) -> Result<Connection, ConnectError> {
 }
 
 impl Upstream {
-    fn new(address: SocketAddr) -> Self {
+    fn new(address: SocketAddr, started: Instant) -> Self {
         Self {
             address,
             idle: Mutex::default(),
             in_flight: AtomicUsize::new(0),
-            aside_until: AtomicU64::new(0),
-            listed: std::sync::atomic::AtomicBool::new(true),
+            ejection: Ejection::default(),
+            started,
+            listed: AtomicBool::new(true),
         }
+    }
+
+    fn clock(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Where it is.

@@ -19,9 +19,11 @@ use http::{HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
+use crate::forwarded::TrustedProxies;
 use crate::metrics::Metrics;
-use crate::pick::{self, Draw, SplitKey};
-use crate::pool::Pool;
+use crate::mirror::{Destination, Mirrors};
+use crate::pick::{Draw, SplitKey};
+use crate::pool::{Outgoing, Pool};
 use crate::served::{self, Served};
 use crate::table::{Backend, Rule, Table};
 use crate::trips::Trips;
@@ -36,13 +38,16 @@ use self::tally::Tally;
 /// Header that says which revision answered.
 pub const HEADER_REVISION: HeaderName = HeaderName::from_static("x-sluice-revision");
 
+/// A copy that nobody waits for takes no longer, whatever the route allows.
+const MIRROR_MAX: Duration = Duration::from_mins(1);
+
 /// Everything that the request path needs.
 #[derive(Debug)]
 pub struct Proxy {
     /// What is served.
     pub served: ArcSwap<Served>,
     /// Connections to endpoints.
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
     /// What is counted.
     pub metrics: Metrics,
     /// Which canaries were taken out.
@@ -50,6 +55,8 @@ pub struct Proxy {
     /// Says that another table is served.
     pub published: watch::Sender<()>,
     split_key: SplitKey,
+    trusted: TrustedProxies,
+    mirrors: Mirrors,
     request_timeout: Duration,
     draining: AtomicBool,
 }
@@ -66,16 +73,28 @@ pub struct Origin {
 impl Proxy {
     /// Serves nothing yet.
     pub fn new(split_key: SplitKey, request_timeout: Duration, connect_timeout: Duration) -> Self {
+        let pool = Arc::new(Pool::new(connect_timeout, Instant::now()));
+        let mut metrics = Metrics::new();
+        metrics.watch_endpoints(Arc::clone(&pool));
         Self {
             served: ArcSwap::default(),
-            pool: Pool::new(connect_timeout, Instant::now()),
-            metrics: Metrics::new(),
+            pool,
+            metrics,
             trips: Trips::default(),
             published: watch::Sender::default(),
             split_key,
+            trusted: TrustedProxies::default(),
+            mirrors: Mirrors::default(),
             request_timeout,
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// Believes these proxies when they say who their clients are.
+    #[must_use]
+    pub fn trusting(mut self, proxies: TrustedProxies) -> Self {
+        self.trusted = proxies;
+        self
     }
 
     /// Serves a table from the next request on.
@@ -127,16 +146,22 @@ impl Proxy {
         let rule = served.table.find(origin.port, &target.host, target.path());
         let rule = Arc::clone(rule.ok_or(Refusal::NoRoute)?);
         if let Some(meter) = served.route_meter(&rule.route.key) {
+            meter.retries.pay_in();
             tally.routed(meter);
         }
-        let draw = self.draw(&rule, &request);
-        let drawn = pick::arm(&rule.arms, draw).ok_or(Refusal::NoWeight)?;
+        let draw = self.draw(&rule, origin, &request);
+        let arm = rule.arm(request.headers(), draw);
+        let (drawn, is_testers) = arm.ok_or(Refusal::NoWeight)?;
+        if is_testers {
+            tally.testers();
+        }
         let arm = rule.arms.get(drawn).ok_or(Refusal::NoWeight)?;
         if arm.backend == Backend::Unresolved && rule.fallback(drawn).is_none() {
             return Err(Refusal::NoBackend);
         }
         let host = target.host.clone();
         let request = head::outgoing(request, target, origin.client);
+        let request = self.mirrored(&served, &rule, drawn, request);
         let bound = Bound::of(rule.request_timeout, self.request_timeout, tally.started());
         let deadline = bound.head_deadline(tally.started());
         let port = origin.port;
@@ -160,11 +185,41 @@ impl Proxy {
         Ok((delivered, bound))
     }
 
-    fn draw(&self, rule: &Rule, request: &Request<Incoming>) -> Draw {
+    fn draw(&self, rule: &Rule, origin: Origin, request: &Request<Incoming>) -> Draw {
         let user = rule.sticky.as_ref().and_then(|sticky| {
-            let user = sticky.key.read(request.headers())?;
-            Some(self.split_key.draw(&sticky.run, user))
+            let headers = request.headers();
+            let client = || self.trusted.client(origin.client.ip(), headers);
+            let user = sticky.key.read(headers, client)?;
+            Some(self.split_key.draw(&sticky.run, &user))
         });
         user.unwrap_or_else(|| Draw(rand::random()))
+    }
+
+    /// Sends a copy of a request to the canary, where the route asks for it.
+    fn mirrored(
+        &self,
+        served: &Served,
+        rule: &Rule,
+        drawn: usize,
+        request: Request<Outgoing>,
+    ) -> Request<Outgoing> {
+        let canary = rule.mirrored(drawn, request.method(), rand::random());
+        let counted = canary.and_then(|canary| Some((canary, served.meter(canary.series)?)));
+        let Some((canary, meter)) = counted else {
+            return request;
+        };
+        let bound = rule.request_timeout.unwrap_or(self.request_timeout);
+        let to = Destination {
+            pool: Arc::clone(&self.pool),
+            endpoints: canary.backend.endpoints().to_vec(),
+            out: None,
+            meter: Arc::clone(meter),
+            bound: if bound.is_zero() {
+                MIRROR_MAX
+            } else {
+                bound.min(MIRROR_MAX)
+            },
+        };
+        self.mirrors.copy(request, to)
     }
 }

@@ -17,11 +17,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crds::contract::{Mirror, MirrorMethods};
 use crds::gateway::HttpRoute;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, Method};
 
 use crate::matcher::PortTable;
-use crate::pick::UserKey;
+use crate::pick::{self, Draw, Testers, UserKey};
 
 use self::attach::Claims;
 use self::findings::{RouteFindings, Statuses};
@@ -86,6 +87,10 @@ pub struct Rule {
     pub arms: Vec<Arm>,
     /// How users are kept on one side; none: every request draws at random.
     pub sticky: Option<Sticky>,
+    /// Who may ask for the canary; none: nobody, or the canary is condemned.
+    pub testers: Option<Testers>,
+    /// Which of stable's requests the canary gets a copy of; none: none, or it is condemned.
+    pub mirror: Option<Mirror>,
     /// `timeouts.request`: none: not said; zero: no bound.
     pub request_timeout: Option<Duration>,
     /// `timeouts.backendRequest`.
@@ -171,6 +176,39 @@ impl Rule {
         reachable.then_some(other)
     }
 
+    /// The canary, if it has an endpoint to be sent to.
+    pub fn canary(&self) -> Option<usize> {
+        self.arms
+            .iter()
+            .position(|arm| arm.role == Role::Canary && !arm.backend.endpoints().is_empty())
+    }
+
+    /// The arm of a request, and whether it is there at a tester's word and not by the draw.
+    pub fn arm(&self, headers: &HeaderMap, draw: Draw) -> Option<(usize, bool)> {
+        let testers = self.testers.as_ref();
+        let asked = testers.filter(|testers| testers.admit(headers));
+        match asked.and_then(|_| self.canary()) {
+            Some(canary) => Some((canary, true)),
+            None => Some((pick::arm(&self.arms, draw)?, false)),
+        }
+    }
+
+    /// The arm that gets a copy of a request for this arm. `point`: any number.
+    pub fn mirrored(&self, arm: usize, method: &Method, point: u32) -> Option<&Arm> {
+        let mirror = self.mirror?;
+        let may = match mirror.methods {
+            MirrorMethods::Safe => method.is_safe(),
+            MirrorMethods::All => true,
+        };
+        let is_stable = self.arms.get(arm)?.role == Role::Stable;
+        let falls = u64::from(point) * 10_000 < u64::from(mirror.share) << 32;
+        if may && is_stable && falls {
+            self.arms.get(self.canary()?)
+        } else {
+            None
+        }
+    }
+
     /// A rule with no arms, for tests of matching.
     #[cfg(test)]
     pub(crate) fn unserved(route: &str) -> Self {
@@ -183,6 +221,8 @@ impl Rule {
             }),
             arms: Vec::new(),
             sticky: None,
+            testers: None,
+            mirror: None,
             request_timeout: None,
             attempt_timeout: None,
         }
@@ -215,6 +255,8 @@ pub struct Series {
     pub revision: String,
     /// Share of the requests, 0 to 1.
     pub weight: f64,
+    /// Its ready endpoints.
+    pub endpoints: Vec<SocketAddr>,
 }
 
 /// The routes as they were when last valid, by which an invalid edit is bridged.

@@ -15,8 +15,8 @@ use tracing::debug;
 use super::Proxy;
 use super::refusal::Refusal;
 use super::tally::Tally;
-use crate::metrics::Meter;
-use crate::pick::{self, Draw};
+use crate::metrics::{Meter, Retry};
+use crate::pick::{self, Draw, Standing};
 use crate::pool::{Connection, Flight, Outgoing};
 use crate::served::Served;
 use crate::table::{Arm, Rule};
@@ -70,17 +70,22 @@ impl Course<'_> {
     ) -> Result<Delivered, Refusal> {
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut last = Refusal::NoEndpoint;
+        // Where the attempt before was made.
+        let mut from: Option<Arc<Meter>> = None;
         for _ in 0..ATTEMPTS_MAX {
             let Some((arm, address)) = self.choose(&tried) else {
                 return Err(last);
             };
+            let meter = self.served.meter(arm.series).cloned();
+            if from.is_some_and(|from| !self.may_retry(tally, &from)) {
+                return Err(last);
+            }
             let flight = self.proxy.pool.begin(address);
             let again = copy(&request);
-            let sent = self
-                .send(&flight, request, self.served.meter(arm.series), tally)
-                .await;
+            let sent = self.send(&flight, request, meter.as_ref(), tally).await;
             request = match sent {
                 Sent::Answered(response, connection) => {
+                    flight.answered();
                     let revision = arm.header.clone();
                     return Ok(Delivered {
                         response,
@@ -99,26 +104,36 @@ impl Course<'_> {
                     tally.ended(StatusCode::BAD_GATEWAY.as_u16());
                     if !reused {
                         // Of an old connection that was closed nothing follows for a new one.
+                        flight.reset();
                         tried.push(address);
                     }
                     last = Refusal::Lost;
                     again.ok_or(Refusal::Lost)?
                 }
             };
-            self.look_again(request.uri().path());
+            from = meter;
+            self.look_again(&request);
         }
         Err(last)
     }
 
+    /// Whether the request may be sent once more, after an attempt that was made there.
+    fn may_retry(&self, tally: &Tally, from: &Meter) -> bool {
+        let may = tally.route().retries.take(self.proxy.pool.clock());
+        from.retried(if may { Retry::Sent } else { Retry::OverBudget });
+        may
+    }
+
     /// Takes up what is served by now: an endpoint that failed has often just been replaced.
-    fn look_again(&mut self, path: &str) {
+    fn look_again(&mut self, request: &Request<Outgoing>) {
         let served = self.proxy.served.load_full();
         if Arc::ptr_eq(&served, &self.served) {
             return;
         }
+        let path = request.uri().path();
         let rule = served.table.find(self.port, &self.host, path);
         if let Some(rule) = rule
-            && let Some(drawn) = pick::arm(&rule.arms, self.draw)
+            && let Some((drawn, _)) = rule.arm(request.headers(), self.draw)
         {
             self.rule = Arc::clone(rule);
             self.drawn = drawn;
@@ -127,7 +142,7 @@ impl Course<'_> {
     }
 
     /// An endpoint that was not tried: of the arm that was drawn, of the one that answers for it,
-    /// and only then one that lately refused.
+    /// and only then one that is left out.
     fn choose(&self, tried: &[SocketAddr]) -> Option<(&Arm, SocketAddr)> {
         let drawn = self.rule.arms.get(self.drawn)?;
         let fallback = self
@@ -136,20 +151,21 @@ impl Course<'_> {
             .and_then(|arm| self.rule.arms.get(arm));
         let arms = [Some(drawn), fallback];
         let pool = &self.proxy.pool;
-        let find = |usable: &dyn Fn(SocketAddr) -> Option<usize>| {
+        let find = |standing: &dyn Fn(SocketAddr) -> Standing| {
             arms.into_iter().flatten().find_map(|arm| {
-                let load = |address| {
+                let standing = |address| {
                     if tried.contains(&address) {
-                        None
+                        Standing::Tried
                     } else {
-                        usable(address)
+                        standing(address)
                     }
                 };
-                let chosen = pick::endpoint(arm.backend.endpoints(), Draw(rand::random()), load);
+                let random = Draw(rand::random());
+                let chosen = pick::endpoint(arm.backend.endpoints(), random, standing);
                 chosen.map(|address| (arm, address))
             })
         };
-        find(&|address| pool.load(address)).or_else(|| find(&|_| Some(0)))
+        find(&|address| pool.standing(address)).or_else(|| find(&|_| Standing::Usable(0)))
     }
 
     async fn send(
@@ -173,7 +189,7 @@ impl Course<'_> {
                 }
             }
         }
-        match self.proxy.pool.connect(upstream).await {
+        match self.proxy.pool.connect(flight).await {
             Ok(connection) => self.exchange(connection, request, meter, tally).await,
             Err(error) => {
                 debug!(address = %upstream.address(), %error, "endpoint could not be reached");

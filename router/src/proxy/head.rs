@@ -11,9 +11,10 @@ use http::{HeaderValue, Method, Request, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 
 use super::refusal::Refusal;
+use crate::forwarded::X_FORWARDED_FOR;
+use crate::mirror::HEADER_MIRROR;
 use crate::pool::Outgoing;
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -113,6 +114,8 @@ pub(super) fn outgoing(
     let (mut parts, body) = request.into_parts();
     strip(&mut parts.headers);
     parts.headers.remove(EXPECT);
+    // Said by us alone.
+    parts.headers.remove(HEADER_MIRROR);
     forwarded(&mut parts.headers, &target.authority, client);
     parts.headers.insert(HOST, target.authority);
     let mut outgoing = if body.is_end_stream() {

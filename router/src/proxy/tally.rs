@@ -16,6 +16,8 @@ pub(super) struct Tally {
     route: Arc<Meter>,
     /// The first attempt that reached a pod.
     first: Option<First>,
+    /// Whether it is a tester's: it counts as a request, and is no evidence.
+    is_testers: bool,
     /// What the client was told, where no attempt reached a pod.
     told: Option<u16>,
 }
@@ -33,6 +35,7 @@ impl Tally {
             started,
             route: unrouted,
             first: None,
+            is_testers: false,
             told: None,
         }
     }
@@ -45,6 +48,16 @@ impl Tally {
     /// A route took the request.
     pub(super) fn routed(&mut self, meter: &Arc<Meter>) {
         self.route = Arc::clone(meter);
+    }
+
+    /// The canary was asked for by a tester.
+    pub(super) fn testers(&mut self) {
+        self.is_testers = true;
+    }
+
+    /// The meter of its route.
+    pub(super) fn route(&self) -> &Arc<Meter> {
+        &self.route
     }
 
     /// An attempt is about to reach a pod. True where it is the first.

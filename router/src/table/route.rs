@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crds::contract::{self, KeySource, Mark, Split};
+use crds::contract::{self, KeySource, Mark, Mirror, Split};
 use crds::gateway::{HttpBackendRef, HttpRoute, HttpRouteMatch, HttpRouteRule};
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
@@ -12,7 +12,7 @@ use super::attach::Place;
 use super::objects::{Index, ObjectKey};
 use super::{Arm, Role, Route, Rule, Run, Series, Sticky, Table, backend, duration};
 use crate::matcher::{Entry, PathMatch};
-use crate::pick::UserKey;
+use crate::pick::{Testers, UserKey};
 
 /// A route with what can be said of it alone.
 #[derive(Debug)]
@@ -147,7 +147,12 @@ fn timeouts(rule: &HttpRouteRule) -> Result<Timeouts, (String, String)> {
     ))
 }
 
-type KeyedSplit = (Split, Option<UserKey>);
+/// A split, read.
+struct KeyedSplit {
+    split: Split,
+    key: Option<UserKey>,
+    testers: Option<Testers>,
+}
 
 /// The split, and where it reads users, if the route has one.
 fn split(route: &HttpRoute) -> Result<Option<KeyedSplit>, String> {
@@ -175,23 +180,48 @@ fn split(route: &HttpRoute) -> Result<Option<KeyedSplit>, String> {
         let why = format!("modelDeployment or run is longer than {NAME_BYTES_MAX} bytes");
         return Err(refuse(why));
     }
-    let key = match &split.key {
-        None => None,
-        Some(KeySource::Header { name }) => match HeaderName::try_from(name.as_str()) {
-            Ok(name) => Some(UserKey::Header(name)),
-            Err(_) => return Err(refuse(format!("{name:?} is no header name"))),
+    let key = split.key.as_ref().map(user_key).transpose();
+    let key = key.map_err(|why| refuse(format!("key: {why}")))?;
+    let testers = split.testers.as_ref().map(testers).transpose();
+    let testers = testers.map_err(|why| refuse(format!("testers: {why}")))?;
+    if split.mirror.is_some_and(|mirror| mirror.share > 10_000) {
+        return Err(refuse("mirror: share is above 10000".to_owned()));
+    }
+    Ok(Some(KeyedSplit {
+        split,
+        key,
+        testers,
+    }))
+}
+
+fn user_key(source: &KeySource) -> Result<UserKey, String> {
+    match source {
+        KeySource::Header { name } => match HeaderName::try_from(name.as_str()) {
+            Ok(name) => Ok(UserKey::Header(name)),
+            Err(_) => Err(format!("{name:?} is no header name")),
         },
-        Some(KeySource::Cookie { name }) => Some(UserKey::Cookie(name.clone())),
-        Some(KeySource::SourceIP | KeySource::UnverifiedJWTClaim { .. }) => {
-            return Err(refuse("key: this source is not supported".to_owned()));
-        }
-    };
-    Ok(Some((split, key)))
+        KeySource::Cookie { name } => Ok(UserKey::Cookie(name.clone())),
+        KeySource::SourceIP => Ok(UserKey::Address),
+        KeySource::UnverifiedJWTClaim { name } => Ok(UserKey::Claim(name.clone())),
+    }
+}
+
+fn testers(testers: &contract::Testers) -> Result<Testers, String> {
+    let by = user_key(&testers.by)?;
+    match by {
+        // A word that is empty is said by whoever says nothing.
+        UserKey::Header(_) | UserKey::Cookie(_) if !testers.value.is_empty() => Ok(Testers {
+            by,
+            value: testers.value.clone(),
+        }),
+        UserKey::Header(_) | UserKey::Cookie(_) => Err("value is empty".to_owned()),
+        UserKey::Address | UserKey::Claim(_) => Err("by must be a header or a cookie".to_owned()),
+    }
 }
 
 /// The run that a route names: none outside a run, and where the split cannot be read.
 pub fn run(route: &HttpRoute) -> Option<Run> {
-    let (split, _) = split(route).ok()??;
+    let KeyedSplit { split, .. } = split(route).ok()??;
     let revision = split.canary?;
     (!split.run.is_empty()).then_some(Run {
         id: split.run,
@@ -261,12 +291,14 @@ struct Roles {
     canary: Option<String>,
     condemned: bool,
     key: Option<UserKey>,
+    testers: Option<Testers>,
+    mirror: Option<Mirror>,
 }
 
 impl Roles {
     fn of(candidate: &Candidate) -> Self {
         let object = candidate.serving();
-        let Ok(Some((split, key))) = split(object) else {
+        let Ok(Some(keyed)) = split(object) else {
             let labels = object.metadata.labels.as_ref();
             let label = labels.and_then(|labels| labels.get(contract::LABEL_MODEL_DEPLOYMENT));
             return Self {
@@ -276,8 +308,15 @@ impl Roles {
                 canary: None,
                 condemned: false,
                 key: None,
+                testers: None,
+                mirror: None,
             };
         };
+        let KeyedSplit {
+            split,
+            key,
+            testers,
+        } = keyed;
         // The mark is read from the newest object whatever else is wrong with that one: an edit
         // that is not understood must not keep a condemned revision in traffic.
         let condemned =
@@ -297,6 +336,8 @@ impl Roles {
             canary: split.canary,
             condemned,
             key,
+            testers: testers.filter(|_| !condemned),
+            mirror: split.mirror.filter(|_| !condemned),
         }
     }
 
@@ -335,6 +376,8 @@ fn compile(wanted: &HttpRouteRule, route: &Arc<Route>, roles: &Roles, index: &In
         route: Arc::clone(route),
         arms,
         sticky,
+        testers: roles.testers.clone(),
+        mirror: roles.mirror,
         request_timeout,
         attempt_timeout,
     }
@@ -368,6 +411,7 @@ fn number(rule: &mut Rule, table: &mut Table, series: &mut BTreeMap<String, usiz
                 model_deployment: rule.route.model_deployment.clone(),
                 revision: arm.revision.clone(),
                 weight: share(arm.weight, total),
+                endpoints: arm.backend.endpoints().to_vec(),
             });
             table.series.len() - 1
         });
