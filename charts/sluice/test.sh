@@ -35,6 +35,7 @@ refused() { # refused TEXT ARGUMENT…: rendering must fail and say TEXT
 refused 'router.splitKeySecret' --set router.splitKeySecret=
 refused 'kubectl create secret generic sluice-split-key --namespace sluice-system' --set router.splitKeySecret=
 refused 'replica' --set operator.replica=2
+refused '/operator/maxRouterReplicas' --set operator.maxRouterReplicas=many
 refused '/operator/replicas' --set operator.replicas=two
 refused '/router/ports/0' --set 'router.ports[0].name=http,router.ports[0].port=80'
 refused '/router/ports/0/targetPort' --set 'router.ports[0].name=http,router.ports[0].port=80,router.ports[0].targetPort=80'

@@ -40,6 +40,13 @@ pub struct Args {
     /// Service of the router, as NAMESPACE/NAME.
     #[arg(long)]
     pub router_service: Option<String>,
+    /// The most replicas that the router may have: each judges alone, and what the user allows of
+    /// wrong rollbacks is shared among them.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub router_replicas: u32,
+    /// File with the token by which routers know the operator, for the audience `sluice-router`.
+    #[arg(long)]
+    pub router_token: Option<PathBuf>,
     /// The cluster's DNS domain.
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -112,6 +119,10 @@ pub struct Config {
     pub default_gateway: Option<NamespacedName>,
     /// Service of the router.
     pub router_service: Option<NamespacedName>,
+    /// The most replicas that the router may have.
+    pub router_replicas: u32,
+    /// File with the token by which routers know the operator.
+    pub router_token: Option<PathBuf>,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
     /// Folder of credentials for metrics servers.
@@ -147,6 +158,8 @@ impl Args {
             image_pull_secrets: self.image_pull_secret,
             default_gateway: named("--default-gateway", self.default_gateway)?,
             router_service: named("--router-service", self.router_service)?,
+            router_replicas: self.router_replicas,
+            router_token: self.router_token,
             cluster_domain: self.cluster_domain,
             metric_credentials_dir: self.metric_credentials_dir,
             log_format: self.log_format,
@@ -176,6 +189,15 @@ mod tests {
             let error = resolve(&["--router-service", wrong]).unwrap_err();
             assert!(error.to_string().contains("--router-service"), "{error}");
         }
+    }
+
+    #[test]
+    fn at_least_one_router_judges() {
+        assert_eq!(
+            resolve(&["--router-replicas=8"]).unwrap().router_replicas,
+            8
+        );
+        resolve(&["--router-replicas=0"]).unwrap_err();
     }
 
     #[test]

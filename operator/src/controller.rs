@@ -94,6 +94,7 @@ async fn control(ctx: Arc<Ctx>, watch: Client, namespace: Option<String>) {
         .watches(Api::<MetricSource>::all(watch.clone()), all, move |_| {
             everyone(&store)
         })
+        .reconcile_on(ctx.routers.wakes(place))
         .run(reconcile, retry, ctx)
         .for_each(|outcome| async move {
             match outcome {

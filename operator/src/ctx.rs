@@ -6,8 +6,8 @@ use k8s_openapi::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 
 use crate::{
-    args::Config, memory::Memory, metrics::prometheus::Prometheus, telemetry::Telemetry,
-    traffic::applied::Routers,
+    args::Config, memory::Memory, metrics::prometheus::Prometheus, routers::Routers,
+    telemetry::Telemetry, traffic::applied::Gateways,
 };
 
 /// What every reconcile shares.
@@ -24,8 +24,10 @@ pub struct Ctx {
     pub telemetry: Arc<Telemetry>,
     /// The metrics servers.
     pub prometheus: Prometheus,
+    /// Whose Gateways they are.
+    pub gateways: Gateways,
     /// The routers.
-    pub routers: Routers,
+    pub routers: Arc<Routers>,
 }
 
 impl fmt::Debug for Ctx {

@@ -12,11 +12,13 @@ use k8s_openapi::{
 use kube::{Api, ResourceExt as _, api::PostParams};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{client::Leadership, clock, error};
+use crate::{client::Leadership, clock, error, routers::Term};
 
 /// How often a standby looks: a lease that was released is taken within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a lease may change hands in the second in which it is made, before terms repeat.
+const TERMS_A_SECOND: i64 = 1 << 20;
 
 /// A lease as it was last seen.
 #[derive(Clone, Debug)]
@@ -57,6 +59,16 @@ fn step(seen: Option<&Seen>, now: Instant) -> Step {
     }
 }
 
+/// A number that rises whenever a lease changes hands.
+fn epoch(lease: &Lease) -> i64 {
+    let made = lease.metadata.creation_timestamp.as_ref();
+    let made = made.map_or(0, |made| made.0.as_second());
+    let spec = lease.spec.as_ref();
+    let hands = spec.and_then(|spec| spec.lease_transitions).unwrap_or(0);
+    made.saturating_mul(TERMS_A_SECOND)
+        .saturating_add(i64::from(hands))
+}
+
 /// One who would lead.
 #[derive(Debug)]
 pub struct Elector {
@@ -92,6 +104,16 @@ impl Elector {
             duration,
             leadership,
             seen: None,
+        }
+    }
+
+    /// The term that the lease stands for, while it is held. A lease that was deleted and made anew
+    /// counts its changes of hands from 0, but is younger by the API server's clock.
+    pub fn term(&self) -> Term {
+        let lease = self.seen.as_ref().map(|seen| &seen.lease);
+        Term {
+            leader: self.identity.clone(),
+            epoch: lease.map_or(0, epoch),
         }
     }
 
@@ -291,6 +313,20 @@ mod tests {
         assert_eq!(step(Some(&seen("", start)), start), Step::Take);
         assert_eq!(step(Some(&seen("a", start)), after(14)), Step::Wait);
         assert_eq!(step(Some(&seen("a", start)), after(15)), Step::Take);
+    }
+
+    #[test]
+    fn every_change_of_hands_begins_a_later_term_even_of_a_new_lease() {
+        let lease = |made: i64, hands| -> Lease {
+            let made = jiff::Timestamp::from_second(made).unwrap().to_string();
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"creationTimestamp": made}, "spec": {"leaseTransitions": hands},
+            }))
+            .unwrap()
+        };
+        assert!(epoch(&lease(1_800_000_000, 1)) > epoch(&lease(1_800_000_000, 0)));
+        assert!(epoch(&lease(1_800_000_001, 0)) > epoch(&lease(1_800_000_000, 999)));
+        assert_eq!(epoch(&Lease::default()), 0);
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ pub mod owner;
 pub mod reconcile;
 pub mod record;
 pub mod revisions;
+pub mod routers;
 pub mod run;
 pub mod serve;
 pub mod telemetry;

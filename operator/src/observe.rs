@@ -1,6 +1,7 @@
 //! Looks at the cluster. Reads only, and a read that fails is a value: what it was to tell counts as
 //! not known, and everything else is still looked at.
 
+mod heard;
 mod judgements;
 mod route;
 mod tracks;
@@ -157,54 +158,58 @@ pub async fn observe(
     let is_routed_by_us = wanted::is_routed_by_us(&ctx.config, deployment);
 
     let address = aside("the Service of the model's name", raw.address);
-    let read_route = problems.note("the HTTPRoute", raw.route);
-    let is_foreign = |object: &DynamicObject| !owner.owns(&object.metadata);
-    let route_is_foreign = matches!(&read_route, Some(Some(object)) if is_foreign(object));
-    if route_is_foreign {
-        problems.foreign("HTTPRoute", &owner.name);
-    }
+    let (own_route, route) = own_route(&mut problems, &owner, raw.route);
     let tracks = tracks::tracks(&mut problems, raw.deployments, raw.services, raw.pods);
-    let looking_at_route = route::applied(
-        ctx,
-        deployment,
-        state,
-        read_route.as_ref().and_then(Option::as_ref),
-    );
+    let looking_at_route = route::applied(ctx, deployment, state, own_route.as_ref());
     let judging = judgements::judgements(ctx, deployment, (state, &frozen), &sources, now);
     let (applied, judgements) = tokio::join!(looking_at_route, judging);
+    let wanted = wanted::wanted(&ctx.config, deployment, plan, &sources);
+    // Last, so that nothing is newer than what was heard.
+    let about = (own_route.as_ref(), &wanted);
+    let heard = heard::heard(ctx, &owner, (state, &frozen), about, now);
 
     let observation = Observation {
         name: owner.name.clone(),
-        wanted: wanted::wanted(&ctx.config, deployment, plan, &sources),
+        wanted,
         frozen,
         revisions: history.revisions,
         plans: history.plans.into_keys().collect(),
         tracks,
         route: rollout::observation::SeenRoute {
-            rule: read_route
-                .as_ref()
-                .and_then(Option::as_ref)
-                .filter(|object| !is_foreign(object))
-                .map(|object| http_route::read(object, &owner.namespace)),
+            rule: own_route.map(|object| http_route::read(&object, &owner.namespace)),
             applied,
-            tripped: None,
+            tripped: heard.tripped,
         },
         address: seen_address(ctx, &owner, is_routed_by_us, address.as_ref()),
         judgements,
-        evidence: None,
+        evidence: heard.evidence,
         problems: problems.0,
-    };
-    let route = match read_route {
-        _ if route_is_foreign => RouteObject::Foreign,
-        None => RouteObject::Unknown,
-        Some(None) => RouteObject::Missing,
-        Some(Some(object)) => RouteObject::At(object.metadata.resource_version.unwrap_or_default()),
     };
     Sight {
         observation,
         route,
         address_exists: address.flatten().is_some(),
         owned: uids,
+    }
+}
+
+/// The route that is there if it is ours, and what is known of the one that is there.
+fn own_route(
+    problems: &mut Problems,
+    owner: &Owner,
+    read: Result<Option<DynamicObject>, kube::Error>,
+) -> (Option<DynamicObject>, RouteObject) {
+    match problems.note("the HTTPRoute", read) {
+        None => (None, RouteObject::Unknown),
+        Some(None) => (None, RouteObject::Missing),
+        Some(Some(object)) if owner.owns(&object.metadata) => {
+            let version = object.metadata.resource_version.clone();
+            (Some(object), RouteObject::At(version.unwrap_or_default()))
+        }
+        Some(Some(_)) => {
+            problems.foreign("HTTPRoute", &owner.name);
+            (None, RouteObject::Foreign)
+        }
     }
 }
 

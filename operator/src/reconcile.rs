@@ -10,6 +10,7 @@ use tracing::Instrument as _;
 
 use crate::{
     apply::{self, apply},
+    args::NamespacedName,
     clock,
     ctx::Ctx,
     error::{Class, Failure},
@@ -57,6 +58,10 @@ fn report(failure: &Failure) {
 async fn look(object: &ModelDeployment, ctx: &Ctx) -> Result<Action, Failure> {
     let Some(deployment) = fresh(object, ctx).await? else {
         ctx.memory.forget(object);
+        ctx.routers.forget(&NamespacedName {
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+        });
         return Ok(Action::await_change());
     };
     let now = clock::now();

@@ -19,9 +19,10 @@ use crate::{
     lease::Elector,
     memory::Memory,
     metrics::prometheus::Prometheus,
+    routers::{Routers, Term},
     serve::Admin,
     telemetry::Telemetry,
-    traffic::applied::Routers,
+    traffic::applied::Gateways,
 };
 
 /// API groups without which nothing works, and what brings them.
@@ -62,10 +63,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         () = &mut stop => return Ok(()),
         () = elector.acquire() => telemetry.leading(true),
     }
+    let term = elector.term();
     let lost = tokio::select! {
         () = &mut stop => None,
         lost = elector.keep() => Some(lost),
-        () = work(ctx, clients.watch) => anyhow::bail!("all watches ended"),
+        () = work(ctx, clients.watch, term) => anyhow::bail!("all watches ended"),
     };
     telemetry.leading(false);
     match lost {
@@ -96,12 +98,18 @@ async fn connect(
         config.lease_duration,
         leadership,
     );
+    let routers = Routers::new(
+        config.router_service.clone(),
+        config.router_token.clone(),
+        Arc::clone(telemetry),
+    )?;
     let ctx = Arc::new(Ctx {
         client: clients.fenced.clone(),
         memory: Memory::default(),
         telemetry: Arc::clone(telemetry),
         prometheus: Prometheus::new(config.metric_credentials_dir.clone())?,
-        routers: Routers::new(config.router_service.clone())?,
+        gateways: Gateways::default(),
+        routers: Arc::new(routers),
         home,
         config,
     });
@@ -109,7 +117,7 @@ async fn connect(
 }
 
 /// What a leader does.
-async fn work(ctx: Arc<Ctx>, watch: Client) {
+async fn work(ctx: Arc<Ctx>, watch: Client, term: Term) {
     let defaults = async {
         if let Some(folder) = &ctx.config.defaults_dir {
             defaults::apply(&ctx.client, folder, &ctx.home).await;
@@ -119,6 +127,7 @@ async fn work(ctx: Arc<Ctx>, watch: Client) {
     };
     tokio::select! {
         () = defaults => {}
+        () = ctx.routers.lead(watch.clone(), term) => {}
         () = controller::run(Arc::clone(&ctx), watch) => {}
     }
 }

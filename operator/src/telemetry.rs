@@ -1,6 +1,6 @@
 //! What the operator says of itself: logs and metrics.
 
-use std::{fmt, io::IsTerminal as _};
+use std::{fmt, io::IsTerminal as _, sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -40,6 +40,8 @@ pub struct Telemetry {
     leader: Gauge,
     queries: Family<ResultLabel, Counter>,
     writes: Family<WriteLabels, Counter>,
+    router_streams: Gauge,
+    router_silence: Gauge<f64, AtomicU64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -74,6 +76,8 @@ impl Default for Telemetry {
             leader: Gauge::default(),
             queries: Family::default(),
             writes: Family::default(),
+            router_streams: Gauge::default(),
+            router_silence: Gauge::default(),
         };
         telemetry.registered()
     }
@@ -107,6 +111,16 @@ impl Telemetry {
             "api_writes",
             "Requests that change objects",
             self.writes.clone(),
+        );
+        registry.register(
+            "router_streams",
+            "Routers that say over an open stream what they serve and see",
+            self.router_streams.clone(),
+        );
+        registry.register(
+            "router_evidence_age_seconds",
+            "Seconds since the most silent router with a stream said something",
+            self.router_silence.clone(),
         );
         self
     }
@@ -145,6 +159,14 @@ impl Telemetry {
         self.writes.get_or_create(&labels).inc();
     }
 
+    /// So many routers hold a stream, and the most silent has said nothing for so long.
+    pub fn routers(&self, streams: usize, silence: Option<Duration>) {
+        self.router_streams
+            .set(i64::try_from(streams).unwrap_or(i64::MAX));
+        self.router_silence
+            .set(silence.unwrap_or_default().as_secs_f64());
+    }
+
     /// All metrics in the `OpenMetrics` text form.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
@@ -155,7 +177,7 @@ impl Telemetry {
 
 #[cfg(test)]
 mod tests {
-    use super::Telemetry;
+    use super::*;
 
     #[test]
     fn metrics_have_their_promised_names() {
@@ -165,6 +187,7 @@ mod tests {
         telemetry.leading(true);
         telemetry.queried(true);
         telemetry.wrote("deployments", "patch");
+        telemetry.routers(2, Some(Duration::from_millis(1500)));
         let text = telemetry.encode().unwrap();
         for expected in [
             "sluice_operator_reconciles_total{result=\"ok\"} 1",
@@ -172,6 +195,8 @@ mod tests {
             "sluice_operator_transitions_total{decision=\"Promoted\"} 1",
             "sluice_operator_leader 1",
             "sluice_operator_guardrail_queries_total{result=\"ok\"} 1",
+            "sluice_operator_router_streams 2",
+            "sluice_operator_router_evidence_age_seconds 1.5",
             "sluice_operator_api_writes_total{kind=\"deployments\",verb=\"patch\"} 1",
         ] {
             assert!(text.contains(expected), "{expected} is not in\n{text}");

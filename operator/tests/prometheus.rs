@@ -61,7 +61,13 @@ async fn ask(url: &str) -> String {
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok();
-    let spec = json!({"model": {"format": "InImage"}, "runtime": {"engine": "sim"}});
+    let spec = json!({
+        "model": {"format": "InImage"}, "runtime": {"engine": "sim"},
+        "guardrails": [{"name": "errors", "check": {
+            "type": "Threshold", "threshold": {"max": "0.05"},
+            "prometheus": {"value": "errors", "samples": "requests"},
+        }}],
+    });
     let spec: ModelDeploymentSpec = serde_json::from_value(spec).unwrap();
     let plan = Plan::from_spec(&spec).unwrap();
     let source = Source {
@@ -79,7 +85,8 @@ async fn ask(url: &str) -> String {
     };
     let now = clock::now();
     let prometheus = Prometheus::new(None).unwrap();
-    let reading = prometheus.read(&source, &plan.guardrails[0], &subject, (now, now));
+    let check = plan.guardrails[0].prometheus().unwrap();
+    let reading = prometheus.read(&source, check, &subject, (now, now));
     let reading = tokio::time::timeout(TIMEOUT * 10, reading);
     reading
         .await

@@ -30,8 +30,9 @@ use operator::{
     metrics::prometheus::Prometheus,
     owner::Owner,
     reconcile::reconcile,
+    routers::Routers,
     telemetry::Telemetry,
-    traffic::{applied::Routers, http_route},
+    traffic::{applied::Gateways, http_route},
 };
 use rollout::{action::Route, observation::RouteShape, plan::Plan, weight::Weight};
 use serde_json::{Value, json};
@@ -300,14 +301,16 @@ fn ctx(script: &Arc<Script>) -> Arc<Ctx> {
         "--default-gateway",
         "s/sluice",
     ];
+    let telemetry = Arc::new(Telemetry::default());
     Arc::new(Ctx {
         client: Client::new(service, "ml"),
         config: Args::try_parse_from(flags).unwrap().resolve().unwrap(),
         home: "s".to_owned(),
         memory: Memory::default(),
-        telemetry: Arc::new(Telemetry::default()),
+        telemetry: Arc::clone(&telemetry),
         prometheus: Prometheus::new(None).unwrap(),
-        routers: Routers::new(None).unwrap(),
+        gateways: Gateways::default(),
+        routers: Arc::new(Routers::new(None, None, telemetry).unwrap()),
     })
 }
 

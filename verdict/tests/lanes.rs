@@ -221,3 +221,23 @@ fn weight_that_is_none_counts_nothing() {
     }
     assert_eq!(lanes.observe(&on_canary(1)).unwrap(), BOTH);
 }
+
+#[test]
+fn events_without_a_user_count_together_as_they_do_one_by_one() {
+    let (mut together, mut one_by_one) = (begin(0), begin(0));
+    for (track, weight, count) in [(Track::Stable, 0.01, 40), (Track::Canary, 0.05, 9)] {
+        let unknown = BadEvent {
+            user: None,
+            weight,
+            ..on(track, 0)
+        };
+        for _ in 0..count {
+            assert_eq!(one_by_one.observe(&unknown).unwrap(), BOTH);
+        }
+        together.observe_anonymous(track, weight, count).unwrap();
+    }
+    assert!((together.ln_e() - one_by_one.ln_e()).abs() < 1e-9);
+    assert_eq!(together.highest().to_bits(), together.ln_e().to_bits());
+    assert_eq!(together.carry().unwrap().canary(), 9);
+    assert_eq!(together.restart().stable(), 40);
+}

@@ -96,6 +96,7 @@ def offline(objects):
     modeldeployments = [rule for _, rule in rules_of(bound_cluster_roles(objects)) if "modeldeployments" in rule["resources"]]
     expect(len(modeldeployments) == 1, "offline: the operator reads ModelDeployments of all namespaces")
     expect(set(defaults(objects)) == {"GatewayClass", "Gateway"}, "offline: defaults are a GatewayClass and a Gateway")
+    expect("--router-replicas=2" in args(objects, "sluice-operator")[0], "offline: not every router's judging is allowed for")
     expect(not any(item["kind"] in ("Secret", "PodMonitor", "NetworkPolicy") for item in objects), "offline: more than asked for")
 
 
@@ -111,8 +112,12 @@ def full(objects):
     flags, pod = args(objects, "sluice-operator")
     for flag in ("--lease-duration=4s", "--image-pull-secret=regcred", "--default-gateway=sluice-system/models",
                  "--inference-image=registry.example.com/ml/sluice-inference-pod:v9", "--cluster-domain=example.local",
-                 "--kubeconfig=/etc/extra/kubeconfig"):
+                 "--kubeconfig=/etc/extra/kubeconfig", "--router-replicas=8"):
         expect(flag in flags, f"full: the operator lacks {flag}")
+    tokens = {v["name"]: v["projected"]["sources"][0]["serviceAccountToken"] for v in pod["volumes"] if "projected" in v}
+    mounts = {m["name"]: m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    token = f"--router-token={mounts['router-token']}/{tokens['router-token']['path']}"
+    expect(token in flags and tokens["router-token"]["audience"] == "sluice-router", "full: routers would not know the operator")
     expect("@sha256:" in pod["containers"][0]["image"], "full: the digest got lost")
     flags, pod = args(objects, "sluice-router")
     expect("--listen=8000=0.0.0.0:8001" in flags, "full: the router lacks a listener")

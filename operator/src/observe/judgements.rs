@@ -13,8 +13,8 @@ use rollout::{
 
 use crate::{ctx::Ctx, metrics::source::Lookup, owner::Owner};
 
-/// One judgement for each guardrail of the run that asks a Prometheus, as old as its interval at most. None before the
-/// canary has had traffic.
+/// One judgement for each guardrail of the run that asks a Prometheus, as old as its interval at
+/// most. None before the canary has had traffic.
 pub(super) async fn judgements(
     ctx: &Ctx,
     deployment: &ModelDeployment,
@@ -90,10 +90,7 @@ async fn ask(
                 .await
         }
         Some(Lookup::Refused(problem) | Lookup::Unknown(problem)) => refused(problem.clone()),
-        None => refused(format!(
-            "MetricSource {:?} was not looked up",
-            check.source
-        )),
+        None => refused(format!("MetricSource {:?} was not looked up", check.source)),
     };
     ctx.telemetry.queried(reading.answers.is_ok());
     guardrail::judge(guardrail, check, &run.revision, &reading)

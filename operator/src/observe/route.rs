@@ -8,8 +8,10 @@ use rollout::{
 };
 
 use crate::{
+    args::NamespacedName,
     clock,
     ctx::Ctx,
+    routers::Awaited,
     traffic::{applied, http_route},
 };
 
@@ -44,8 +46,8 @@ async fn try_applied(
         .map_err(|error| error.to_string())?;
     let parents = &route.spec.parent_refs;
     let is_ours = ctx
-        .routers
-        .serve_any(&ctx.client, parents, &namespace)
+        .gateways
+        .are_any_ours(&ctx.client, parents, &namespace)
         .await
         .map_err(|error| format!("the Gateways: {error}"))?;
     if !is_ours {
@@ -58,11 +60,14 @@ async fn try_applied(
     if is_settled && known.as_ref() == Some(&version) {
         return Ok(Applied::Yes);
     }
-    let digest = http_route::digest(object);
-    let serve = ctx
-        .routers
-        .all_serve(&ctx.client, &namespace, &object.name_any(), &digest)
-        .await?;
+    let awaited = Awaited {
+        route: NamespacedName {
+            namespace,
+            name: object.name_any(),
+        },
+        digest: http_route::digest(object),
+    };
+    let serve = ctx.routers.all_serve(&ctx.client, &awaited).await?;
     ctx.memory
         .with(deployment, |entry| entry.applied = serve.then_some(version));
     Ok(if serve { Applied::Yes } else { Applied::No })

@@ -54,7 +54,11 @@ pub(super) fn wanted(
         attempt: rollout.and_then(|rollout| rollout.attempt).unwrap_or(1),
         plan,
         route,
-        routers: u32::from(is_routed_by_us(config, deployment)),
+        routers: if is_routed_by_us(config, deployment) {
+            config.router_replicas
+        } else {
+            0
+        },
     }
 }
 
