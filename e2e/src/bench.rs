@@ -18,10 +18,12 @@ use crate::{
     prometheus,
 };
 
+mod failing;
 mod figures;
 mod fleet;
 mod floor;
 mod images;
+mod lanes;
 mod line;
 mod operator;
 mod plot;
@@ -37,6 +39,9 @@ pub struct Flags {
     /// Rollbacks of each kind of canary.
     #[arg(long, default_value_t = 20)]
     trials: usize,
+    /// Rollbacks in each lane and cell of the comparison of lanes.
+    #[arg(long, default_value_t = 30)]
+    lane_trials: usize,
     /// Model deployments at rest.
     #[arg(long, default_value_t = 1000)]
     objects: usize,
@@ -55,6 +60,7 @@ pub struct Flags {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     Rollback,
+    Lanes,
     Operator,
     Images,
 }
@@ -98,8 +104,13 @@ pub(crate) fn say(what: &str) {
 
 /// Runs the benchmarks.
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
-    if flags.trials == 0 || flags.objects == 0 || flags.idle == 0 || flags.restarts == 0 {
-        bail!("--trials, --objects, --idle and --restarts must be at least 1");
+    if flags.trials == 0
+        || flags.lane_trials == 0
+        || flags.objects == 0
+        || flags.idle == 0
+        || flags.restarts == 0
+    {
+        bail!("--trials, --lane-trials, --objects, --idle and --restarts must be at least 1");
     }
     let cluster = Cluster::connect().await?;
     let bench = Bench {
@@ -124,6 +135,12 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         note(
             "rollback",
             Box::pin(rollback::run(&bench, flags.trials)).await,
+        );
+    }
+    if wanted(Part::Lanes) {
+        note(
+            "lanes",
+            Box::pin(lanes::run(&bench, flags.lane_trials)).await,
         );
     }
     if wanted(Part::Operator) {

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use crds::contract;
 use serde_json::{Value, json};
 
 use crate::{
     bench::{
-        self, Bench,
+        self, Bench, failing,
         floor::Lane,
         line::{Line, float, percentile, rounded},
     },
@@ -161,7 +160,7 @@ impl Trial<'_> {
         self.set_error_rate(&revision, 1.0).await?;
         self.watched.rolled_back(DECIDED_WITHIN).await?;
         self.load.answered(AFTERWARDS).await?;
-        let entries = self.entries(first).await?;
+        let entries = failing::entries(self.bench.cluster, NAMESPACE, first).await?;
         let elsewhere = entries
             .iter()
             .filter(|entry| !success(entry.code) && entry.revision.as_ref() != Some(&revision));
@@ -192,26 +191,8 @@ impl Trial<'_> {
         }
     }
 
-    /// Makes a revision's pods fail for a share of their requests.
     async fn set_error_rate(&self, revision: &str, rate: f64) -> anyhow::Result<()> {
-        let selector = format!("{}={revision}", contract::LABEL_REVISION);
-        let pods = self.bench.cluster.pods(NAMESPACE, &selector).await?;
-        let body = json!({ "errorRate": rate });
-        let living = pods
-            .into_iter()
-            .filter(|pod| pod.metadata.deletion_timestamp.is_none());
-        let set = living.map(|pod| {
-            let name = pod.metadata.name.unwrap_or_default();
-            let address = format!("{NAMESPACE}/{name}:{}/sim", contract::POD_PORT);
-            let body = &body;
-            async move { self.bench.cluster.pod_post(&address, body).await }
-        });
-        let set = futures::future::try_join_all(set).await?;
-        ensure!(
-            !set.is_empty() || rate == 0.0,
-            "{revision} has no pods that could fail"
-        );
-        Ok(())
+        failing::set_error_rate(self.bench.cluster, NAMESPACE, revision, rate).await
     }
 
     /// After a discarded trial: back to where the next may begin.
@@ -221,23 +202,6 @@ impl Trial<'_> {
             self.set_error_rate(&md::canary(&object), 1.0).await?;
         }
         self.watched.rolled_back(SERVING_WITHIN).await.map(drop)
-    }
-
-    /// The answers from a number on.
-    async fn entries(&self, first: u64) -> anyhow::Result<Vec<Entry>> {
-        let mut entries = Vec::new();
-        let mut since = first;
-        loop {
-            let address = format!("{NAMESPACE}/load:{}/log?since={since}", contract::POD_PORT);
-            let page = self.bench.cluster.pod_get(&address).await?;
-            if page.is_empty() {
-                return Ok(entries);
-            }
-            for line in page.lines() {
-                entries.push(serde_json::from_str(line).context("a line of the load log")?);
-                since += 1;
-            }
-        }
     }
 }
 
