@@ -8,6 +8,7 @@ SHELL := /bin/bash
 export SLUICE_CACHE ?= $(HOME)/.cache/sluice
 export CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
 export MAKE
+claimed := $(shell hack/claim-target "$(CARGO_TARGET_DIR)")
 CLUSTER := e2e/cluster/cluster
 # What `e2e`, `demo` and `bench` start with: a cluster, and the images of this checkout in it.
 ready = $(CLUSTER) up && tag="$$(images/build --load)" && eval "$$tag" && eval "$$($(CLUSTER) env)"

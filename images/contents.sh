@@ -3,6 +3,7 @@
 target=x86_64-unknown-linux-gnu
 : "${CARGO_TARGET_DIR:=$SLUICE_CACHE/target}"
 export CARGO_TARGET_DIR
+"$SLUICE_ROOT/hack/claim-target" "$CARGO_TARGET_DIR"
 static=$CARGO_TARGET_DIR/$target/release
 dynamic=$CARGO_TARGET_DIR/release
 
