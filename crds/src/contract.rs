@@ -111,6 +111,12 @@ pub const METRIC_ROUTER_MIRRORED: &str = "sluice_router_mirrored_total";
 pub const HEADER_MIRROR: &str = "x-sluice-mirror";
 /// Seconds since the router heard a leading operator, or since it started.
 pub const METRIC_ROUTER_LEADER_SILENCE: &str = "sluice_router_leader_silence_seconds";
+/// Canaries that a router took out by its own evidence; further label `guardrail`.
+pub const METRIC_ROUTER_TRIPS: &str = "sluice_router_trips_total";
+/// Natural logarithm of a router's own evidence against a canary; further label `guardrail`.
+pub const METRIC_ROUTER_EVIDENCE: &str = "sluice_router_evidence";
+/// What that must reach for the router to take the canary out; further label `guardrail`.
+pub const METRIC_ROUTER_EVIDENCE_BOUND: &str = "sluice_router_evidence_bound";
 /// Requests that the pod answered; further labels `class`, `protocol`, `cache`, `code`.
 pub const METRIC_POD_REQUESTS: &str = "sluice_pod_requests_total";
 /// Time that the pod took for an answer.

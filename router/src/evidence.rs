@@ -76,7 +76,10 @@ impl Evidences {
         let appeared = self.note_endpoints(table, now);
         let mut by_route: BTreeMap<&ObjectKey, Vec<&Watched>> = BTreeMap::new();
         for watched in &table.watched {
-            by_route.entry(&watched.route.key).or_default().push(watched);
+            by_route
+                .entry(&watched.route.key)
+                .or_default()
+                .push(watched);
         }
         let mut trials = self.trials();
         let before = std::mem::take(&mut *trials);
@@ -215,7 +218,11 @@ impl Evidences {
     /// The canaries that are out of traffic.
     pub(crate) fn tripped(&self) -> Vec<Arc<Trial>> {
         let trials = self.trials();
-        trials.values().filter(|it| it.is_tripped()).cloned().collect()
+        trials
+            .values()
+            .filter(|it| it.is_tripped())
+            .cloned()
+            .collect()
     }
 
     fn trials(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, Arc<Trial>>> {
@@ -286,3 +293,6 @@ fn take_out(trial: &Trial, trip: Trip, trips: &Trips, metrics: &Metrics) {
     metrics.judged.tripped(trial, &trip.guardrail);
     trips.trip(&trial.route, trip);
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod args;
 pub mod budget;
 pub mod drain;
+pub mod evidence;
 pub mod forwarded;
 pub mod lead;
 pub mod matcher;

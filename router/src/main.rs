@@ -61,8 +61,11 @@ async fn main() -> anyhow::Result<()> {
         holding,
     } = configure(&args, cluster, &admin);
     let server = Arc::new(Server::new(Arc::clone(&proxy), limits(&args)));
+    let judging = Arc::clone(&proxy);
+    let judging = tokio::spawn(async move { judging.judge().await });
     listen(&args, &server).await?;
     tokio::select! {
+        ended = judging => ended.context("judging ended")?,
         ended = watching => ended.context("watching ended")?.context("watching ended")?,
         asked = drain::asked_to_leave() => asked.context("waiting for signals")?,
     }
@@ -177,7 +180,9 @@ fn lead(args: &Args, cluster: &Cluster, proxy: &Arc<Proxy>) -> Lead {
             ))
         }
     };
-    Lead::new(Arc::clone(proxy), Identity::new(cluster.pod.clone()), auth)
+    let lead = Lead::new(Arc::clone(proxy), Identity::new(cluster.pod.clone()), auth);
+    let proxy: Arc<Proxy> = Arc::clone(proxy);
+    lead.telling(proxy)
 }
 
 /// Starts to watch the API server and to write statuses.

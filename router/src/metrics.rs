@@ -1,5 +1,6 @@
 //! What the router counts, and for how long it keeps counting it.
 
+mod judged;
 mod outcomes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,9 +18,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+pub use self::judged::Judged;
 pub use self::outcomes::Retry;
 use self::outcomes::{Ejected, Outcomes};
 use crate::budget::RetryBudget;
+use crate::evidence::trial::Trial;
 use crate::mirror::Outcome;
 use crate::pool::Pool;
 use crate::table::Table;
@@ -69,6 +72,8 @@ pub struct Metrics {
     leader_silence: Seconds,
     outcomes: Outcomes,
     ejected: Ejected,
+    /// What the judge says of canaries.
+    pub judged: Judged,
     kept: Mutex<Kept>,
     /// Requests that no route took.
     unrouted: Arc<Meter>,
@@ -213,6 +218,7 @@ impl Metrics {
             leader_silence.clone(),
         );
         let outcomes = Outcomes::register(&mut registry);
+        let judged = Judged::register(&mut registry);
         let none = Labels::default();
         let unrouted = Arc::new(meter(none, &requests, &outcomes, None));
         Self {
@@ -224,20 +230,21 @@ impl Metrics {
             leader_silence,
             outcomes,
             ejected: Ejected::default(),
+            judged,
             kept: Mutex::default(),
             unrouted,
         }
-    }
-
-    /// Notes for how long no leader was heard of.
-    pub fn leader_silence(&self, silence: Duration) {
-        self.leader_silence.set(silence.as_secs_f64());
     }
 
     /// Counts endpoints of this pool that are left out.
     pub fn watch_endpoints(&mut self, pool: Arc<Pool>) {
         let ejected = self.ejected.of(pool);
         self.registry.register_collector(Box::new(ejected));
+    }
+
+    /// Notes for how long no leader was heard of.
+    pub fn leader_silence(&self, silence: Duration) {
+        self.leader_silence.set(silence.as_secs_f64());
     }
 
     /// Counts requests that no route took.
@@ -277,6 +284,7 @@ impl Metrics {
         }
         self.ejected.adopt(endpoints);
         self.expire(&mut kept, &listed, now);
+        self.judged.expire(now, |labels| listed.contains(labels));
         self.adopt_generations(&mut kept, table);
         Meters {
             series: meters,
@@ -300,6 +308,23 @@ impl Metrics {
         });
         *seen = now;
         Arc::clone(meter)
+    }
+
+    /// Shows that canaries have no weight, and stable what they had.
+    pub fn take_out(&self, tripped: &[Arc<Trial>]) {
+        for trial in tripped {
+            let of = |revision: &str| Labels {
+                namespace: trial.route.namespace.clone(),
+                model_deployment: trial.model_deployment.clone(),
+                revision: revision.to_owned(),
+                route: trial.route.name.clone(),
+            };
+            let weight = self.weight.get_or_create(&of(&trial.run.revision)).set(0.0);
+            if weight > 0.0 {
+                let stable = self.weight.get_or_create(&of(&trial.stable));
+                stable.set(stable.get() + weight);
+            }
+        }
     }
 
     /// Drops what left every route long ago; what left just now gets nothing more.

@@ -8,23 +8,29 @@ mod refusal;
 pub mod server;
 mod tally;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use crds::contract::Evidence;
 use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
+use crate::evidence::{self, Evidences};
 use crate::forwarded::TrustedProxies;
+use crate::lead::Sightings;
 use crate::metrics::Metrics;
 use crate::mirror::{Destination, Mirrors};
 use crate::pick::{Draw, SplitKey};
 use crate::pool::{Outgoing, Pool};
 use crate::served::{self, Served};
+use crate::table::objects::ObjectKey;
 use crate::table::{Backend, Rule, Table};
 use crate::trips::Trips;
 
@@ -52,6 +58,8 @@ pub struct Proxy {
     pub metrics: Metrics,
     /// Which canaries were taken out.
     pub trips: Trips,
+    /// What requests tell of canaries.
+    pub evidence: Evidences,
     /// Says that another table is served.
     pub published: watch::Sender<()>,
     split_key: SplitKey,
@@ -81,6 +89,7 @@ impl Proxy {
             pool,
             metrics,
             trips: Trips::default(),
+            evidence: Evidences::new(Instant::now()),
             published: watch::Sender::default(),
             split_key,
             trusted: TrustedProxies::default(),
@@ -100,8 +109,20 @@ impl Proxy {
     /// Serves a table from the next request on.
     pub fn publish(&self, table: Table) {
         self.trips.settle(&table.runs);
-        served::publish(table, &self.served, &self.metrics, &self.pool);
+        let witnesses = self.evidence.adopt(&table, &self.trips, Instant::now());
+        served::publish(table, witnesses, &self.served, &self.metrics, &self.pool);
+        self.metrics.take_out(&self.evidence.tripped());
         self.published.send_replace(());
+    }
+
+    /// Judges the canaries for as long as the process lives.
+    pub async fn judge(&self) {
+        let mut ticks = tokio::time::interval(evidence::LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.evidence.look(&self.trips, &self.metrics, Instant::now());
+        }
     }
 
     /// Asks clients, answer by answer, to connect elsewhere.
@@ -149,14 +170,19 @@ impl Proxy {
             meter.retries.pay_in();
             tally.routed(meter);
         }
-        let draw = self.draw(&rule, origin, &request);
+        let user = self.user(&rule, origin, &request);
+        let draw = user.unwrap_or_else(|| Draw(rand::random()));
         let arm = rule.arm(request.headers(), draw);
         let (drawn, is_testers) = arm.ok_or(Refusal::NoWeight)?;
+        let witness = served.witness(&rule);
+        let is_tripped = witness.is_some_and(|witness| witness.is_tripped());
         if is_testers {
             tally.testers();
         }
-        let arm = rule.arms.get(drawn).ok_or(Refusal::NoWeight)?;
-        if arm.backend == Backend::Unresolved && rule.fallback(drawn).is_none() {
+        let effective = rule.effective(drawn, is_tripped);
+        let arm = rule.arms.get(effective).ok_or(Refusal::NoWeight)?;
+        let fallback = rule.fallback(effective, is_tripped);
+        if arm.backend == Backend::Unresolved && fallback.is_none() {
             return Err(Refusal::NoBackend);
         }
         let host = target.host.clone();
@@ -171,6 +197,7 @@ impl Proxy {
             rule,
             drawn,
             draw,
+            user: user.map(|user| user.0),
             port,
             host,
         };
@@ -185,14 +212,13 @@ impl Proxy {
         Ok((delivered, bound))
     }
 
-    fn draw(&self, rule: &Rule, origin: Origin, request: &Request<Incoming>) -> Draw {
-        let user = rule.sticky.as_ref().and_then(|sticky| {
-            let headers = request.headers();
-            let client = || self.trusted.client(origin.client.ip(), headers);
-            let user = sticky.key.read(headers, client)?;
-            Some(self.split_key.draw(&sticky.run, &user))
-        });
-        user.unwrap_or_else(|| Draw(rand::random()))
+    /// The user's draw, which also stands for the user; none without a key.
+    fn user(&self, rule: &Rule, origin: Origin, request: &Request<Incoming>) -> Option<Draw> {
+        let sticky = rule.sticky.as_ref()?;
+        let headers = request.headers();
+        let client = || self.trusted.client(origin.client.ip(), headers);
+        let user = sticky.key.read(headers, client)?;
+        Some(self.split_key.draw(&sticky.run, &user))
     }
 
     /// Sends a copy of a request to the canary, where the route asks for it.
@@ -212,14 +238,16 @@ impl Proxy {
         let to = Destination {
             pool: Arc::clone(&self.pool),
             endpoints: canary.backend.endpoints().to_vec(),
-            out: None,
+            out: served.witness(rule).map(|witness| witness.flag()),
             meter: Arc::clone(meter),
-            bound: if bound.is_zero() {
-                MIRROR_MAX
-            } else {
-                bound.min(MIRROR_MAX)
-            },
+            bound: if bound.is_zero() { MIRROR_MAX } else { bound.min(MIRROR_MAX) },
         };
         self.mirrors.copy(request, to)
+    }
+}
+
+impl Sightings for Proxy {
+    fn snapshot(&self, after: &BTreeMap<ObjectKey, u64>) -> Vec<Evidence> {
+        self.evidence.snapshot(after)
     }
 }

@@ -11,6 +11,7 @@ pub mod findings;
 pub mod listener;
 pub mod objects;
 pub mod route;
+pub mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ use self::attach::Claims;
 use self::findings::{RouteFindings, Statuses};
 use self::listener::Gateways;
 use self::objects::{Index, ObjectKey, Objects};
+pub use self::watched::Watched;
 
 /// What the process was told on its command line that bears on configuration.
 #[derive(Clone, Debug)]
@@ -49,6 +51,8 @@ pub struct Table {
     pub routes: Vec<Arc<Route>>,
     /// What is counted apart: each revision of each route; [`Arm::series`] points here.
     pub series: Vec<Series>,
+    /// The rules whose requests are evidence; [`Rule::watched`] points here.
+    pub watched: Vec<Watched>,
     /// All endpoints that an arm may use.
     pub endpoints: BTreeSet<SocketAddr>,
     /// The run that each known route names, served or not: trips hold for as long as it is named.
@@ -95,6 +99,8 @@ pub struct Rule {
     pub request_timeout: Option<Duration>,
     /// `timeouts.backendRequest`.
     pub attempt_timeout: Option<Duration>,
+    /// Its place in [`Table::watched`], in a run.
+    pub watched: Option<usize>,
 }
 
 /// How a rule keeps users on one side.
@@ -161,11 +167,22 @@ impl Backend {
 }
 
 impl Rule {
+    /// The arm that a request goes to that drew `drawn`: stable for a canary that was taken out.
+    pub fn effective(&self, drawn: usize, is_tripped: bool) -> usize {
+        let is_canary = |arm: &Arm| arm.role == Role::Canary;
+        if !is_tripped || !self.arms.get(drawn).is_some_and(is_canary) {
+            return drawn;
+        }
+        let stable = self.arms.iter().position(|arm| arm.role == Role::Stable);
+        stable.unwrap_or(drawn)
+    }
+
     /// The arm that answers when this one cannot be reached: stable for the canary, whatever its
-    /// weight, and the canary for stable where it has weight.
-    pub fn fallback(&self, arm: usize) -> Option<usize> {
+    /// weight, and the canary for stable where it has weight and was not taken out.
+    pub fn fallback(&self, arm: usize, is_tripped: bool) -> Option<usize> {
         let other = match self.arms.get(arm)?.role {
             Role::Canary => self.arms.iter().position(|arm| arm.role == Role::Stable),
+            Role::Stable if is_tripped => None,
             Role::Stable => self
                 .arms
                 .iter()
@@ -178,9 +195,9 @@ impl Rule {
 
     /// The canary, if it has an endpoint to be sent to.
     pub fn canary(&self) -> Option<usize> {
-        self.arms
-            .iter()
-            .position(|arm| arm.role == Role::Canary && !arm.backend.endpoints().is_empty())
+        self.arms.iter().position(|arm| {
+            arm.role == Role::Canary && !arm.backend.endpoints().is_empty()
+        })
     }
 
     /// The arm of a request, and whether it is there at a tester's word and not by the draw.
@@ -225,6 +242,7 @@ impl Rule {
             mirror: None,
             request_timeout: None,
             attempt_timeout: None,
+            watched: None,
         }
     }
 }

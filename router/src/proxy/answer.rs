@@ -81,6 +81,9 @@ struct Endpoint {
     sleep: Option<Pin<Box<Sleep>>>,
     /// Whether the endpoint was asked for more and has not given it: only this wait is its own.
     waiting: bool,
+    /// Since when, where pauses matter and the body has begun.
+    paused: Option<Instant>,
+    has_begun: bool,
     connection: Option<(Connection, Flight)>,
 }
 
@@ -99,6 +102,8 @@ pub(super) fn deliver(delivered: Delivered, bound: Bound, tally: Tally) -> Respo
         bound,
         sleep: bound.sleep(),
         waiting: false,
+        paused: None,
+        has_begun: false,
         connection: Some((connection, flight)),
     };
     let mut answer = AnswerBody {
@@ -140,6 +145,13 @@ impl AnswerBody {
             tally.ended(code);
         }
     }
+
+    /// The client sees an answer that was cut off.
+    fn break_off(tally: &mut Option<Tally>, code: u16) {
+        if let Some(mut tally) = tally.take() {
+            tally.broken_off(code);
+        }
+    }
 }
 
 impl Endpoint {
@@ -156,6 +168,25 @@ impl Endpoint {
             .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
     }
 
+    /// Tells when the body begins and how long the endpoint pauses in the middle of it.
+    fn time(&mut self, polled: &Polled, tally: &mut Tally) {
+        match polled {
+            Poll::Pending if self.has_begun && self.paused.is_none() && tally.judges_pauses() => {
+                self.paused = Some(Instant::now());
+            }
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
+                if let Some(since) = self.paused.take() {
+                    tally.paused(since.elapsed());
+                }
+                if !self.has_begun {
+                    self.has_begun = true;
+                    tally.chunk();
+                }
+            }
+            Poll::Pending | Poll::Ready(_) => {}
+        }
+    }
+
     fn keep_pace(&mut self) {
         if let (Bound::Pace(pace), Some(sleep)) = (self.bound, &mut self.sleep) {
             sleep.as_mut().reset(tokio::time::Instant::now() + pace);
@@ -163,6 +194,7 @@ impl Endpoint {
     }
 }
 
+type Polled = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
 type BodyError = Box<dyn Error + Send + Sync>;
 
 impl Body for AnswerBody {
@@ -185,8 +217,11 @@ impl Body for AnswerBody {
         }
         let polled = Pin::new(&mut endpoint.body).poll_frame(cx);
         endpoint.waiting = polled.is_pending();
+        if let Some(tally) = &mut this.tally {
+            endpoint.time(&polled, tally);
+        }
         if polled.is_pending() && endpoint.overdue(cx) {
-            Self::settle(&mut this.tally, 504);
+            Self::break_off(&mut this.tally, 504);
             return Poll::Ready(Some(Err(
                 "the endpoint took too long over its answer".into()
             )));
@@ -197,8 +232,7 @@ impl Body for AnswerBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                // The client sees the same: an answer that was cut off.
-                Self::settle(&mut this.tally, 502);
+                Self::break_off(&mut this.tally, 502);
                 Poll::Ready(Some(Err(error.into())))
             }
             None => {

@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -15,11 +16,12 @@ use tracing::debug;
 use super::Proxy;
 use super::refusal::Refusal;
 use super::tally::Tally;
+use crate::evidence::trial::Observation;
 use crate::metrics::{Meter, Retry};
 use crate::pick::{self, Draw, Standing};
 use crate::pool::{Connection, Flight, Outgoing};
 use crate::served::Served;
-use crate::table::{Arm, Rule};
+use crate::table::{Arm, Role, Rule};
 
 /// Attempts at most: a first and two more.
 const ATTEMPTS_MAX: usize = 3;
@@ -57,8 +59,17 @@ pub(super) struct Course<'proxy> {
     /// The arm that was drawn.
     pub(super) drawn: usize,
     pub(super) draw: Draw,
+    /// Who the user is, if the request has a key.
+    pub(super) user: Option<u64>,
     pub(super) port: u16,
     pub(super) host: String,
+}
+
+/// Where an attempt goes.
+struct Aim {
+    meter: Option<Arc<Meter>>,
+    role: Role,
+    address: SocketAddr,
 }
 
 impl Course<'_> {
@@ -82,7 +93,12 @@ impl Course<'_> {
             }
             let flight = self.proxy.pool.begin(address);
             let again = copy(&request);
-            let sent = self.send(&flight, request, meter.as_ref(), tally).await;
+            let aim = Aim {
+                meter,
+                role: arm.role,
+                address,
+            };
+            let sent = self.send(&flight, request, &aim, tally).await;
             request = match sent {
                 Sent::Answered(response, connection) => {
                     flight.answered();
@@ -111,7 +127,7 @@ impl Course<'_> {
                     again.ok_or(Refusal::Lost)?
                 }
             };
-            from = meter;
+            from = aim.meter;
             self.look_again(&request);
         }
         Err(last)
@@ -144,11 +160,11 @@ impl Course<'_> {
     /// An endpoint that was not tried: of the arm that was drawn, of the one that answers for it,
     /// and only then one that is left out.
     fn choose(&self, tried: &[SocketAddr]) -> Option<(&Arm, SocketAddr)> {
-        let drawn = self.rule.arms.get(self.drawn)?;
-        let fallback = self
-            .rule
-            .fallback(self.drawn)
-            .and_then(|arm| self.rule.arms.get(arm));
+        let is_tripped = self.is_tripped();
+        let drawn = self.rule.effective(self.drawn, is_tripped);
+        let fallback = self.rule.fallback(drawn, is_tripped);
+        let fallback = fallback.and_then(|arm| self.rule.arms.get(arm));
+        let drawn = self.rule.arms.get(drawn)?;
         let arms = [Some(drawn), fallback];
         let pool = &self.proxy.pool;
         let find = |standing: &dyn Fn(SocketAddr) -> Standing| {
@@ -168,18 +184,34 @@ impl Course<'_> {
         find(&|address| pool.standing(address)).or_else(|| find(&|_| Standing::Usable(0)))
     }
 
+    fn is_tripped(&self) -> bool {
+        let witness = self.served.witness(&self.rule);
+        witness.is_some_and(|witness| witness.is_tripped())
+    }
+
+    /// Makes the attempt evidence. One that answers for the other arm is none: it was not put there
+    /// by the split, and evidence is about where bad events fall of those that were.
+    fn observe(&self, aim: &Aim, started: Instant) -> Option<Observation> {
+        let drawn = self.rule.effective(self.drawn, self.is_tripped());
+        if self.rule.arms.get(drawn)?.role != aim.role {
+            return None;
+        }
+        let witness = self.served.witness(&self.rule)?;
+        witness.observe((aim.role, aim.address), self.user, started)
+    }
+
     async fn send(
         &self,
         flight: &Flight,
         request: Request<Outgoing>,
-        meter: Option<&Arc<Meter>>,
+        aim: &Aim,
         tally: &mut Tally,
     ) -> Sent {
         let upstream = flight.upstream();
         let mut request = request;
         if let Some(connection) = upstream.checkout() {
             // A pooled connection may have been closed a moment ago; a new one tells.
-            match self.exchange(connection, request, meter, tally).await {
+            match self.exchange(connection, request, aim, tally).await {
                 Sent::Untouched(untouched) => request = untouched,
                 settled @ (Sent::Answered(..)
                 | Sent::Lost { .. }
@@ -190,7 +222,7 @@ impl Course<'_> {
             }
         }
         match self.proxy.pool.connect(flight).await {
-            Ok(connection) => self.exchange(connection, request, meter, tally).await,
+            Ok(connection) => self.exchange(connection, request, aim, tally).await,
             Err(error) => {
                 debug!(address = %upstream.address(), %error, "endpoint could not be reached");
                 Sent::Untouched(request)
@@ -202,10 +234,14 @@ impl Course<'_> {
         &self,
         mut connection: Connection,
         request: Request<Outgoing>,
-        meter: Option<&Arc<Meter>>,
+        aim: &Aim,
         tally: &mut Tally,
     ) -> Sent {
-        let first = meter.is_some_and(|meter| tally.reaching(meter));
+        let observe = |started| self.observe(aim, started);
+        let first = match &aim.meter {
+            Some(meter) => tally.reaching(meter, observe),
+            None => false,
+        };
         let sent = match self.rule.attempt_timeout.filter(|bound| !bound.is_zero()) {
             Some(bound) => match tokio::time::timeout(bound, connection.send(request)).await {
                 Ok(sent) => sent,

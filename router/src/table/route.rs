@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::attach::Place;
 use super::objects::{Index, ObjectKey};
+use super::watched::OnTrial;
 use super::{Arm, Role, Route, Rule, Run, Series, Sticky, Table, backend, duration};
 use crate::matcher::{Entry, PathMatch};
 use crate::pick::{Testers, UserKey};
@@ -187,6 +188,7 @@ fn split(route: &HttpRoute) -> Result<Option<KeyedSplit>, String> {
     if split.mirror.is_some_and(|mirror| mirror.share > 10_000) {
         return Err(refuse("mirror: share is above 10000".to_owned()));
     }
+    OnTrial::of(&split).map_err(|(path, why)| refuse(format!("{path}: {why}")))?;
     Ok(Some(KeyedSplit {
         split,
         key,
@@ -262,6 +264,9 @@ pub fn add(table: &mut Table, candidate: &Candidate, places: &[Place], index: &I
     for wanted in &object.spec.rules {
         let mut rule = compile(wanted, &route, &roles, index);
         number(&mut rule, table, &mut series);
+        if let Some(on_trial) = &roles.on_trial {
+            on_trial.watch(&mut rule, table);
+        }
         let rule = Arc::new(rule);
         for arm in &rule.arms {
             table.endpoints.extend(arm.backend.endpoints());
@@ -293,6 +298,7 @@ struct Roles {
     key: Option<UserKey>,
     testers: Option<Testers>,
     mirror: Option<Mirror>,
+    on_trial: Option<OnTrial>,
 }
 
 impl Roles {
@@ -310,6 +316,7 @@ impl Roles {
                 key: None,
                 testers: None,
                 mirror: None,
+                on_trial: None,
             };
         };
         let KeyedSplit {
@@ -330,6 +337,7 @@ impl Roles {
                 }
             });
         Self {
+            on_trial: OnTrial::of(&split).ok().flatten(),
             model_deployment: split.model_deployment,
             run: split.run,
             stable: Some(split.stable),
@@ -380,6 +388,7 @@ fn compile(wanted: &HttpRouteRule, route: &Arc<Route>, roles: &Roles, index: &In
         mirror: roles.mirror,
         request_timeout,
         attempt_timeout,
+        watched: None,
     }
 }
 

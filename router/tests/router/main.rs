@@ -14,14 +14,20 @@
 )]
 
 mod backend;
+mod balance;
+mod evidence;
+mod hostile;
 mod lead;
+mod mirror;
 mod objects;
 mod patience;
+mod replicas;
 mod retry;
 mod rolling;
 mod split;
 mod statuses;
 mod stream;
 mod strict;
+mod testers;
 mod trips;
 mod world;

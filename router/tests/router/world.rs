@@ -80,6 +80,8 @@ impl World {
         let address = listener.local_addr().unwrap();
         let accepting = Arc::clone(&server);
         tokio::spawn(async move { accepting.accept(80, listener).await });
+        let judging = Arc::clone(&proxy);
+        tokio::spawn(async move { judging.judge().await });
         Self {
             proxy,
             server,

@@ -1,0 +1,485 @@
+//! Whole runs in virtual time, through the same code as requests take.
+
+use super::*;
+use crate::evidence::guardrails::{Ended, Guardrails};
+use crate::table::{Role, Route, Run};
+use crds::contract::{BadEvent, Judge, JudgedGuardrail, Test};
+
+const CANARY: &str = "10.0.0.2:80";
+const STABLE: &str = "10.0.0.1:80";
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn guardrail(name: &str, event: BadEvent, test: Test) -> JudgedGuardrail {
+    JudgedGuardrail {
+        name: name.to_owned(),
+        event,
+        test,
+        trips: true,
+        warm_up_millis: 0,
+    }
+}
+
+fn comparison(tolerance: &str) -> Test {
+    Test::Comparison {
+        tolerance: Number::from(tolerance),
+    }
+}
+
+fn errors(test: Test) -> JudgedGuardrail {
+    guardrail("errors", BadEvent::Error, test)
+}
+
+/// A router whose clock is the test's.
+struct Virtual {
+    evidence: Evidences,
+    trips: Trips,
+    metrics: Metrics,
+    start: Instant,
+    judge: Judge,
+    witness: Option<Arc<Witness>>,
+    weight: u16,
+}
+
+impl Virtual {
+    fn new(alpha: &str, guardrails: Vec<JudgedGuardrail>) -> Self {
+        let start = Instant::now();
+        Self {
+            evidence: Evidences::new(start),
+            trips: Trips::default(),
+            metrics: Metrics::new(),
+            start,
+            judge: Judge {
+                alpha: Number::from(alpha),
+                guardrails,
+            },
+            witness: None,
+            weight: 0,
+        }
+    }
+
+    fn at(&self, millis: u64) -> Instant {
+        self.start + Duration::from_millis(millis)
+    }
+
+    fn publish(&mut self, run: &str, step: u32, weight: u16, millis: u64) {
+        let watched = Watched {
+            route: Arc::new(Route {
+                key: ObjectKey::new("ml", "digits"),
+                model_deployment: "digits".to_owned(),
+                digest: String::new(),
+                generation: 1,
+            }),
+            run: Run {
+                id: run.to_owned(),
+                revision: "canary".to_owned(),
+            },
+            step,
+            weight,
+            guardrails: Arc::new(Guardrails::parse(&self.judge).unwrap()),
+            stable_revision: "stable".to_owned(),
+            canary: vec![address(CANARY)],
+            stable: vec![address(STABLE)],
+        };
+        let table = Table {
+            endpoints: [address(CANARY), address(STABLE)].into(),
+            watched: vec![watched],
+            ..Table::default()
+        };
+        let now = self.at(millis);
+        let mut witnesses = self.evidence.adopt(&table, &self.trips, now);
+        self.witness = witnesses.pop();
+        self.weight = weight;
+    }
+
+    fn look(&self, millis: u64) {
+        self.evidence
+            .look(&self.trips, &self.metrics, self.at(millis));
+    }
+
+    fn is_tripped(&self) -> bool {
+        self.witness.as_ref().unwrap().is_tripped()
+    }
+
+    /// The arm of a draw.
+    fn role(&self, draw: u64) -> Role {
+        let share = u128::from(self.weight) << 64;
+        if u128::from(draw) * 10_000 < share && !self.is_tripped() {
+            Role::Canary
+        } else {
+            Role::Stable
+        }
+    }
+
+    fn request(&self, role: Role, user: Option<u64>, code: u16, millis: u64) {
+        let endpoint = match role {
+            Role::Canary => address(CANARY),
+            Role::Stable | Role::Plain => address(STABLE),
+        };
+        let witness = self.witness.as_ref().unwrap();
+        let observation = witness.observe((role, endpoint), user, self.at(millis));
+        observation.unwrap().end(&Ended {
+            code,
+            took: Duration::from_millis(3),
+            first_byte: None,
+            broken: false,
+        });
+    }
+
+    fn told(&self) -> Evidence {
+        self.evidence.snapshot(&BTreeMap::new()).remove(0)
+    }
+}
+
+/// Numbers that are the same on every machine.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    /// True once in so many times.
+    fn once_in(&mut self, times: u64) -> bool {
+        self.next().is_multiple_of(times)
+    }
+}
+
+/// The least number that a binomial variable exceeds with a chance below one in ten thousand.
+fn binomial_bound(trials: i32, chance: f64) -> i32 {
+    let mut point = (1.0 - chance).powi(trials);
+    let mut upto = point;
+    let mut count = 0;
+    while 1.0 - upto > 1e-4 {
+        let left = f64::from(trials - count);
+        count += 1;
+        point *= left / f64::from(count) * chance / (1.0 - chance);
+        upto += point;
+    }
+    count
+}
+
+/// Ten minutes at a hundred requests a second, of which one in fifty is bad on stable; steps of 1,
+/// 5 and 25 %. A user who had a bad answer tries again some times. Whether the canary was taken out,
+/// which is looked for once a second.
+fn ten_minutes(seed: u64, alpha: &str, worse: u64, retries: u64) -> bool {
+    let mut router = Virtual::new(alpha, vec![errors(comparison("1"))]);
+    let mut dice = Dice(seed);
+    for second in 0..600_u64 {
+        let millis = second * 1000;
+        if let Some((step, weight)) = [(0, (1, 100)), (100, (2, 500)), (300, (3, 2500))]
+            .into_iter()
+            .find_map(|(from, step)| (from == second).then_some(step))
+        {
+            router.publish("r1", step, weight, millis);
+        }
+        for request in 0..100 {
+            // Half of the requests say who sent them.
+            let draw = dice.next();
+            let user = (request % 2 == 0).then_some(draw);
+            let role = router.role(draw);
+            let times = if role == Role::Canary { worse } else { 1 };
+            if (0..times).any(|_| dice.once_in(50)) {
+                let tries = 1 + user.map_or(0, |_| retries);
+                for _ in 0..tries {
+                    router.request(role, user, 500, millis);
+                }
+            }
+        }
+        router.look(millis);
+        if router.is_tripped() {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn a_canary_as_bad_as_stable_trips_no_more_often_than_allowed() {
+    let seeds = 400;
+    let trips = |retries| {
+        let tripped = (0..400).filter(|seed: &u64| ten_minutes(seed * 7919, "0.05", 1, retries));
+        i32::try_from(tripped.count()).unwrap()
+    };
+    let bound = binomial_bound(seeds, 0.05);
+    assert!(bound < seeds / 8, "{bound}");
+    for retries in [0, 9] {
+        let trips = trips(retries);
+        assert!(
+            trips <= bound,
+            "{trips} of {seeds}, at most {bound}, {retries} retries"
+        );
+    }
+    // The test can see: a canary that fails four times as often is found.
+    assert!((0..10).all(|seed| ten_minutes(seed, "0.05", 4, 0)));
+}
+
+#[test]
+fn an_objective_counts_a_users_first_request_and_trips_when_it_is_missed() {
+    let objective = || {
+        errors(Test::Objective {
+            max: Number::from("0.05"),
+        })
+    };
+    let mut router = Virtual::new("0.001", vec![objective()]);
+    router.publish("r1", 1, 10_000, 0);
+    let mut dice = Dice(3);
+    // Users come back for ten requests; the first is bad as often as allowed, all others are bad.
+    for number in 0..1000 {
+        let user = dice.next();
+        let code = if number % 20 == 0 { 500 } else { 200 };
+        router.request(Role::Canary, Some(user), code, 10);
+        for _ in 0..9 {
+            router.request(Role::Canary, Some(user), 500, 10);
+        }
+        router.look(20);
+    }
+    assert!(!router.is_tripped());
+    let told = router.told();
+    let canary = &told.segments.first().unwrap().canary;
+    assert_eq!((canary.requests, canary.units), (10_000, 1000));
+    assert_eq!(told.events.len(), 50);
+    for _ in 0..40 {
+        router.request(Role::Canary, None, 500, 30);
+    }
+    // At full weight a comparison sees nothing; an objective does.
+    router.look(40);
+    assert!(router.is_tripped());
+}
+
+#[test]
+fn a_million_users_take_no_more_memory_than_the_bounds_say() {
+    let mut router = Virtual::new("0.001", vec![errors(comparison("1"))]);
+    // Too even to be judged, and all of them bad: the worst for memory.
+    router.publish("r1", 1, 5000, 0);
+    let mut dice = Dice(1);
+    for number in 0..1_000_000_u32 {
+        let user = dice.next();
+        router.request(router.role(user), Some(user), 500, 10);
+        if number % 20_000 == 0 {
+            router.look(u64::from(number));
+        }
+    }
+    router.look(1_000_001);
+    assert!(!router.is_tripped());
+    let told = router.told();
+    assert!(told.events.len() <= 16 * 1024);
+    assert!(told.dropped > 0);
+    let segment = told.segments.first().unwrap();
+    assert_eq!(segment.canary.requests + segment.stable.requests, 1_000_000);
+    // Users are sampled beyond the bound of the set, and never counted twice.
+    assert!(segment.canary.units > 65_536 / 2);
+    assert!(segment.canary.units <= segment.canary.requests);
+}
+
+#[test]
+fn segments_beyond_the_bound_are_merged_and_no_request_is_lost() {
+    let mut router = Virtual::new("0.001", vec![errors(comparison("1"))]);
+    let held = |router: &Virtual, millis| {
+        let witness = router.witness.as_ref().unwrap();
+        let at = (Role::Canary, address(CANARY));
+        witness.observe(at, Some(7), router.at(millis)).unwrap()
+    };
+    router.publish("r1", 1, 9_000, 0);
+    let first = held(&router, 0);
+    let mut sent = 0_u64;
+    for weight in 1..=300_u16 {
+        router.publish("r1", 1, weight, u64::from(weight));
+        for user in 0..3_u64 {
+            router.request(Role::Stable, Some(u64::from(weight) * 10 + user), 500, 1);
+            router.request(Role::Stable, None, 200, 1);
+            sent += 2;
+        }
+        router.look(u64::from(weight));
+    }
+    first.end(&Ended {
+        code: 500,
+        took: Duration::from_millis(1),
+        first_byte: None,
+        broken: false,
+    });
+    router.look(400);
+    let told = router.told();
+    assert!(told.segments.len() <= 65, "{}", told.segments.len());
+    let sum: u64 = told.segments.iter().map(|it| it.stable.requests).sum();
+    assert_eq!(sum, sent);
+    // What was in flight all the time counts where it was routed.
+    let routed = told.segments.iter().find(|it| it.weight == 9_000).unwrap();
+    assert_eq!(routed.canary.requests, 1);
+    // No event names a segment that is gone, and those of another weight are counted as dropped.
+    let ids: Vec<u32> = told.segments.iter().map(|it| it.id).collect();
+    assert!(told.events.iter().all(|event| ids.contains(&event.segment)));
+    assert!(told.dropped > 0);
+}
+
+#[test]
+fn a_new_run_begins_with_nothing_and_the_same_run_goes_on() {
+    let mut router = Virtual::new("0.001", vec![errors(comparison("1"))]);
+    router.publish("r1", 1, 500, 0);
+    for user in 0..50 {
+        router.request(Role::Canary, Some(user), 500, 1);
+    }
+    router.publish("r1", 2, 2500, 2);
+    router.look(3);
+    assert!(router.is_tripped());
+    let told = router.told();
+    assert_eq!(told.events.len(), 50);
+    let last = told.last;
+    let after = BTreeMap::from([(ObjectKey::new("ml", "digits"), last - 3)]);
+    let rest = router.evidence.snapshot(&after).remove(0).events;
+    assert_eq!(
+        rest.iter().map(|it| it.seq).collect::<Vec<_>>(),
+        [last - 2, last - 1, last]
+    );
+    router.publish("r2", 1, 500, 4);
+    assert!(!router.is_tripped());
+    router.request(Role::Canary, Some(1), 500, 5);
+    router.look(6);
+    let told = router.told();
+    assert_eq!((told.run.as_str(), told.events.len()), ("r2", 1));
+    // A reader that asks for what came after the last run misses nothing of this one.
+    assert!(told.events.first().unwrap().seq > last);
+}
+
+#[test]
+fn what_finds_no_room_is_counted_and_judged_no_longer() {
+    let mut router = Virtual::new("0.001", vec![errors(comparison("1"))]);
+    router.publish("r1", 1, 5000, 0);
+    for user in 0..40_000 {
+        router.request(Role::Canary, Some(user), 200, 1);
+    }
+    router.look(2);
+    let told = router.told();
+    assert_eq!(told.dropped, 40_000 - 32 * 1024);
+    let canary = &told.segments.first().unwrap().canary;
+    assert_eq!((canary.requests, canary.units), (40_000, 32 * 1024));
+}
+
+#[test]
+fn stables_bad_answers_count_from_when_the_canarys_do() {
+    let mut slow = errors(comparison("1"));
+    slow.warm_up_millis = 30_000;
+    let mut router = Virtual::new("0.001", vec![slow]);
+    router.publish("r1", 1, 500, 0);
+    let bad = |router: &Virtual, millis| {
+        router.request(Role::Canary, None, 500, millis);
+        router.request(Role::Stable, None, 500, millis);
+        let told = router.told();
+        let segment = told.segments.first().unwrap();
+        let of = |arm: &crds::contract::ArmEvidence| arm.bad.get("errors").copied();
+        (
+            of(&segment.canary),
+            of(&segment.stable),
+            segment.canary.requests,
+        )
+    };
+    assert_eq!(bad(&router, 29_999), (None, None, 1));
+    assert_eq!(bad(&router, 30_000), (Some(1), Some(1), 2));
+}
+
+#[test]
+fn a_request_in_flight_is_counted_once_whoever_comes_first() {
+    let slow = guardrail(
+        "slow",
+        BadEvent::SlowerThan { millis: 100 },
+        comparison("1"),
+    );
+    let mut router = Virtual::new("0.001", vec![slow]);
+    router.publish("r1", 1, 500, 0);
+    let bad = |router: &Virtual| {
+        let told = router.told();
+        let canary = told.segments.first().unwrap().canary.clone();
+        (
+            canary.requests,
+            canary.bad.get("slow").copied().unwrap_or_default(),
+        )
+    };
+    let observe = |router: &Virtual, user| {
+        let at = (Role::Canary, address(CANARY));
+        let witness = router.witness.as_ref().unwrap();
+        witness.observe(at, Some(user), router.at(0)).unwrap()
+    };
+    let ended = |code, millis| Ended {
+        code,
+        took: Duration::from_millis(millis),
+        first_byte: None,
+        broken: false,
+    };
+    let (one, two, three) = (
+        observe(&router, 1),
+        observe(&router, 2),
+        observe(&router, 3),
+    );
+    router.look(100);
+    assert_eq!(bad(&router), (0, 0));
+    router.look(101);
+    assert_eq!(bad(&router), (0, 3));
+    router.look(151);
+    assert_eq!(bad(&router), (0, 3));
+    assert_eq!(router.told().events.len(), 3);
+    one.end(&ended(200, 160));
+    // A client that gave up after the bound has seen that it was passed.
+    two.end(&ended(CLIENT_WENT_AWAY, 160));
+    // A request that is dropped anywhere frees its slot, and what was seen of it stays.
+    drop(three);
+    let early = observe(&router, 4);
+    early.end(&ended(CLIENT_WENT_AWAY, 100));
+    let late = observe(&router, 5);
+    late.end(&ended(CLIENT_WENT_AWAY, 101));
+    router.look(200);
+    assert_eq!(bad(&router), (3, 4));
+    let canary = router.told().segments.first().unwrap().canary.clone();
+    assert_eq!(canary.units, 3);
+}
+
+#[test]
+fn requests_that_end_while_the_judge_looks_are_counted_once() {
+    let slow = guardrail(
+        "slow",
+        BadEvent::SlowerThan { millis: 1 },
+        comparison("100"),
+    );
+    let mut router = Virtual::new("0.001", vec![slow]);
+    router.publish("r1", 1, 500, 0);
+    let router = &router;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let requests: Vec<_> = (0..4_u64)
+            .map(|thread| {
+                scope.spawn(move || {
+                    let witness = router.witness.as_ref().unwrap();
+                    for user in 0..10_000_u64 {
+                        let at = (Role::Canary, address(CANARY));
+                        let user = Some(user * 4 + thread);
+                        let observation = witness.observe(at, user, router.at(0));
+                        observation.unwrap().end(&Ended {
+                            code: 200,
+                            took: Duration::from_millis(2),
+                            first_byte: None,
+                            broken: false,
+                        });
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                router.look(2);
+            }
+        });
+        for request in requests {
+            request.join().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    router.look(3);
+    let canary = router.told().segments.first().unwrap().canary.clone();
+    assert_eq!(canary.requests, 40_000);
+    assert_eq!(canary.bad.get("slow"), Some(&40_000));
+}
