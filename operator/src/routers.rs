@@ -30,7 +30,7 @@ use rollout::evidence::RunEvidence;
 use tokio::{
     sync::watch,
     task::{AbortHandle, JoinSet},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use self::heard::Heard;
@@ -134,8 +134,7 @@ impl Routers {
         now: Timestamp,
     ) -> Option<RunEvidence> {
         self.heard.only(route, Some(&follow.run.id));
-        let since = clock::monotonic().checked_sub(self.pace.silence);
-        self.heard.follow(route, follow, (since, now))
+        self.heard.follow(route, follow, (self.silent_since(), now))
     }
 
     /// A route has no run: nothing is kept of it.
@@ -217,9 +216,14 @@ impl Routers {
     async fn judge_what_comes(&self) {
         loop {
             self.heard.news().await;
-            self.heard.judge(clock::now());
+            self.heard.judge((self.silent_since(), clock::now()));
             sleep(self.pace.judging).await;
         }
+    }
+
+    /// What was not heard since then is silent.
+    fn silent_since(&self) -> Option<Instant> {
+        clock::monotonic().checked_sub(self.pace.silence)
     }
 
     async fn measure(&self) {

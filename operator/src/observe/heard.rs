@@ -9,7 +9,7 @@ use kube::api::DynamicObject;
 use rollout::{
     evidence::RunEvidence,
     observation::{Frozen, Wanted},
-    state::{Run, State},
+    state::{Phase, Run, State},
 };
 use serde::Deserialize as _;
 
@@ -35,7 +35,10 @@ pub(super) fn heard(
         name: owner.name.clone(),
     };
     let Some(run) = state.and_then(State::run) else {
-        ctx.routers.forget(&name);
+        // Of a status that cannot be read it is not known whether there is a run.
+        if !state.is_some_and(|state| matches!(state.phase, Phase::Unknown { .. })) {
+            ctx.routers.forget(&name);
+        }
         return Heard::default();
     };
     let durable = route.and_then(|route| trip(route, run));

@@ -10,7 +10,6 @@ use kube::{Api, Client, api::ListParams};
 use super::{Routers, endpoints};
 use crate::{
     args::NamespacedName,
-    clock,
     metrics::prometheus::{capped, sentence},
 };
 
@@ -66,8 +65,7 @@ impl Routers {
     }
 
     async fn serves(&self, address: &str, awaited: &Awaited) -> Result<bool, String> {
-        let since = clock::monotonic().checked_sub(self.pace.silence);
-        if let Some(serves) = self.heard.serves(address, awaited, since) {
+        if let Some(serves) = self.heard.serves(address, awaited, self.silent_since()) {
             return Ok(serves);
         }
         let applied = self.ask(address).await?;

@@ -6,10 +6,7 @@
 
 mod tally;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    mem,
-};
+use std::{collections::BTreeMap, mem};
 
 use crds::contract::{ArmEvidence, Evidence, Segment, UserEvent};
 use jiff::Timestamp;
@@ -47,8 +44,8 @@ pub struct Follow {
 #[derive(Debug, Default)]
 pub(super) struct Runs {
     routes: BTreeMap<NamespacedName, BTreeMap<String, OfRun>>,
-    /// Processes that have greeted and not said all yet.
-    unread: BTreeSet<String>,
+    /// Whether each process that has greeted and is not gone has said all that it knew.
+    processes: BTreeMap<String, bool>,
 }
 
 /// What is known of one run.
@@ -109,17 +106,22 @@ enum Guardrail {
 impl Runs {
     /// A process is there.
     pub(super) fn greeted(&mut self, boot: &str) {
-        self.unread.insert(boot.to_owned());
+        self.processes.entry(boot.to_owned()).or_default();
     }
 
-    /// A process has said all that it knew when it greeted.
-    pub(super) fn told_all(&mut self, boot: &str) {
-        self.unread.remove(boot);
+    /// A process has said all that it knew when it greeted. Whether that is news.
+    pub(super) fn told_all(&mut self, boot: &str) -> bool {
+        let is_news = self.processes.insert(boot.to_owned(), true) != Some(true);
+        if is_news {
+            let runs = self.routes.values_mut().flat_map(BTreeMap::values_mut);
+            runs.for_each(|run| run.has_news = true);
+        }
+        is_news
     }
 
     /// A process is gone. What it saw and had no time to say are users who may be counted again.
     pub(super) fn gone(&mut self, boot: &str, now: Timestamp) {
-        if !self.unread.remove(boot) {
+        if self.processes.remove(boot) != Some(false) {
             return;
         }
         let runs = self.routes.values_mut().flat_map(BTreeMap::values_mut);
@@ -165,7 +167,7 @@ impl Runs {
         follow: Follow,
         (problem, now): (Option<String>, Timestamp),
     ) -> Option<RunEvidence> {
-        let is_whole = problem.is_none() && self.unread.is_empty();
+        let is_whole = self.is_whole(problem.as_ref());
         let id = follow.run.id.clone();
         let runs = self.routes.entry(route.clone()).or_default();
         let run = runs.entry(id.clone()).or_default();
@@ -179,16 +181,39 @@ impl Runs {
     }
 
     /// Judges what is new, and gives the routes of runs for which it says something else.
-    pub(super) fn judge(&mut self, now: Timestamp) -> Vec<NamespacedName> {
+    pub(super) fn judge(
+        &mut self,
+        problem: Option<&String>,
+        now: Timestamp,
+    ) -> Vec<NamespacedName> {
+        let is_whole = self.is_whole(problem);
         let mut changed = Vec::new();
         for (route, runs) in &mut self.routes {
             for (id, run) in runs {
-                if mem::take(&mut run.has_news) && run.says_otherwise(id, now) {
+                let is_new = mem::take(&mut run.has_news);
+                if is_new && run.says_otherwise(id, (problem, is_whole), now) {
                     changed.push(route.clone());
                 }
             }
         }
         changed
+    }
+
+    /// Whether all that all processes knew when they greeted is here.
+    fn is_whole(&self, problem: Option<&String>) -> bool {
+        problem.is_none() && self.processes.values().all(|is_read| *is_read)
+    }
+
+    /// What a reader who lost a stream need not be told again: the last bad answer of each route, but
+    /// of no more than so many.
+    pub(super) fn known(&self, boot: &str, most: usize) -> Vec<(&NamespacedName, u64)> {
+        let last = |runs: &BTreeMap<String, OfRun>| {
+            let lasts = runs.values().filter_map(|run| run.boots.get(boot));
+            lasts.map(|of_boot| of_boot.last).max()
+        };
+        let routes = self.routes.iter();
+        let known = routes.filter_map(|(route, runs)| Some((route, last(runs)?)));
+        known.take(most).collect()
     }
 
     /// Of a route nothing but this run is kept.
@@ -250,12 +275,17 @@ impl OfRun {
         }
     }
 
-    fn says_otherwise(&mut self, id: &str, now: Timestamp) -> bool {
+    fn says_otherwise(
+        &mut self,
+        id: &str,
+        (problem, is_whole): (Option<&String>, bool),
+        now: Timestamp,
+    ) -> bool {
         let Some(follow) = self.follow.clone() else {
             return false;
         };
-        self.count(&follow, false, now);
-        let evidence = self.evidence(id, None);
+        self.count(&follow, is_whole, now);
+        let evidence = self.evidence(id, problem.cloned());
         let verdicts = verdicts(&follow, &evidence, now);
         let differs = verdicts != self.verdicts;
         self.verdicts = verdicts;

@@ -23,6 +23,10 @@ use crate::args::NamespacedName;
 
 /// The most trips that are kept: one for each route that has a run, and then some.
 const TRIPS_MAX: usize = 10_000;
+/// Longer than a router takes to say everything once.
+const FIRST_ROUND: Duration = Duration::from_secs(1);
+/// The most routes of which a router is told what is known.
+const KNOWN_MAX: usize = 100;
 
 /// What was heard.
 #[derive(Debug)]
@@ -55,6 +59,8 @@ struct Router {
     /// The process that greeted last.
     boot: Option<String>,
     is_open: bool,
+    /// When it greeted over that stream.
+    greeted_at: Option<Instant>,
     /// Digests by route, once the stream has said them.
     applied: Option<BTreeMap<NamespacedName, String>>,
     /// When it last said something, over whichever stream.
@@ -96,6 +102,28 @@ impl Heard {
         }
     }
 
+    /// The query by which a router need not say again what is known of its process; empty: of none.
+    pub(super) fn known(&self, address: &str) -> String {
+        let inner = self.inner();
+        let router = inner.routers.get(address);
+        let Some(boot) = router.and_then(|router| router.boot.as_deref()) else {
+            return String::new();
+        };
+        let known = inner.runs.known(boot, KNOWN_MAX);
+        let known = known.iter().map(|(route, last)| {
+            let NamespacedName { namespace, name } = route;
+            format!("&after={namespace}/{name}/{last}")
+        });
+        let query = format!("?boot={boot}{}", known.collect::<String>());
+        // It is made of what a router said: names of objects need no escapes, and nothing else goes.
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"?&=/-.".contains(&byte);
+        if query.bytes().all(is_plain) {
+            query
+        } else {
+            String::new()
+        }
+    }
+
     /// A router is not there any more.
     pub(super) fn gone(&self, address: &str, now: Timestamp) {
         let mut inner = self.inner();
@@ -111,8 +139,11 @@ impl Heard {
     }
 
     /// Looks at what is new, and wakes the objects for which it changes a verdict.
-    pub(super) fn judge(&self, now: Timestamp) {
-        let changed = self.inner().runs.judge(now);
+    pub(super) fn judge(&self, (since, now): (Option<Instant>, Timestamp)) {
+        let mut inner = self.inner();
+        let problem = inner.silent(since);
+        let changed = inner.runs.judge(problem.as_ref(), now);
+        drop(inner);
         for route in changed {
             self.wakes.wake(&route);
         }
@@ -233,6 +264,9 @@ impl Router {
 impl Inner {
     /// The first router that was not heard for a while, or never: what it sees is missing.
     fn silent(&self, since: Option<Instant>) -> Option<String> {
+        if self.routers.is_empty() {
+            return Some("no router was found".to_owned());
+        }
         let mut routers = self.routers.iter();
         let (address, router) = routers.find(|(_, router)| !router.is_heard_since(since))?;
         let why = router.why.as_deref().unwrap_or("it was not heard yet");
@@ -290,22 +324,24 @@ impl Connection<'_> {
                 "a router's stream is open"
             );
             self.is_greeted = true;
-            self.greet(boot, now);
+            self.greet(boot, (at, now));
         }
         let mut inner = self.heard.inner();
         let Some((router, boot)) = self.router(&mut inner) else {
             return;
         };
         router.heard_at = Some(at);
+        // Everything is said within the first round; a stream that has much to say need not say that
+        // it lives.
+        let is_later = at.saturating_duration_since(router.greeted_at.unwrap_or(at)) >= FIRST_ROUND;
+        if (is_later || said == FromRouter::Alive) && inner.runs.told_all(&boot) {
+            self.heard.news.notify_one();
+        }
         match said {
-            FromRouter::Hello { .. } => {}
+            FromRouter::Hello { .. } | FromRouter::Alive => {}
             FromRouter::Applied { routes } => {
-                router.applied = Some(digests(routes));
-                let arrived = inner.arrived();
                 drop(inner);
-                for route in arrived {
-                    self.heard.wakes.wake(&route);
-                }
+                self.applied(routes);
             }
             FromRouter::Evidence(evidence) => {
                 inner.runs.hear(&boot, *evidence);
@@ -319,7 +355,18 @@ impl Connection<'_> {
                 drop(inner);
                 self.heard.trip(&NamespacedName { namespace, name }, trip);
             }
-            FromRouter::Alive => inner.runs.told_all(&boot),
+        }
+    }
+
+    fn applied(&self, routes: Vec<AppliedRoute>) {
+        let mut inner = self.heard.inner();
+        if let Some((router, _)) = self.router(&mut inner) {
+            router.applied = Some(digests(routes));
+        }
+        let arrived = inner.arrived();
+        drop(inner);
+        for route in arrived {
+            self.heard.wakes.wake(&route);
         }
     }
 
@@ -330,13 +377,14 @@ impl Connection<'_> {
         (router.stream == self.stream).then_some((router, boot))
     }
 
-    fn greet(&self, boot: &str, now: Timestamp) {
+    fn greet(&self, boot: &str, (at, now): (Instant, Timestamp)) {
         let mut inner = self.heard.inner();
         let Some(router) = inner.routers.get_mut(&self.address) else {
             return;
         };
         router.stream = self.stream;
         router.is_open = true;
+        router.greeted_at = Some(at);
         router.applied = None;
         let before = router.boot.replace(boot.to_owned());
         if let Some(before) = before.filter(|before| before != boot) {

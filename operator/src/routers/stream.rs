@@ -94,7 +94,8 @@ async fn read(routers: &Routers, address: &str, connection: &mut Connection<'_>)
 }
 
 async fn open(routers: &Routers, address: &str) -> Result<Response, Ended> {
-    let url = format!("http://{address}{}", contract::PATH_STREAM);
+    let known = routers.heard.known(address);
+    let url = format!("http://{address}{}{known}", contract::PATH_STREAM);
     let mut request = routers.streams.get(&url);
     if let Some(bearer) = routers.bearer().await.map_err(Ended::Broken)? {
         request = request.header(http::header::AUTHORIZATION, bearer);

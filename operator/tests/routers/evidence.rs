@@ -26,6 +26,7 @@ async fn a_broken_stream_goes_on_and_what_is_repeated_changes_nothing() {
     drop(stream);
 
     let mut stream = router.greet("a").await;
+    assert_eq!(stream.query, "boot=a&after=ml/digits/2");
     let three = errors(&[(1, true), (2, false), (3, false)]);
     stream.say(&evidence(vec![stretch(20)], three)).await;
     let heard = leader.heard(&run, |heard| requests(heard).0 == 20).await;
@@ -171,6 +172,25 @@ async fn a_new_leader_has_the_evidence_of_the_old_one() {
     router
         .led(|said| said.epoch == 2 && said.leader == "leader-2")
         .await;
+}
+
+#[tokio::test]
+async fn a_router_that_always_has_something_to_say_is_read_after_its_first_round() {
+    let mut router = Router::start().await;
+    let leader = Leader::of(&[&router]);
+    let mut stream = router.greet("a").await;
+    let waiting = async {
+        for requests_so_far in 1.. {
+            let line = evidence(vec![stretch(requests_so_far)], Vec::new());
+            stream.say(&line).await;
+            let heard = leader.evidence(&under_way());
+            if heard.is_some_and(|heard| heard.problem.is_none()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, waiting).await.unwrap();
 }
 
 #[tokio::test]

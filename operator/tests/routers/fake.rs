@@ -42,6 +42,8 @@ pub(crate) struct Answers {
 pub(crate) struct Stream {
     /// The header that the reader came with.
     pub bearer: Option<String>,
+    /// What it asked for.
+    pub query: String,
     connection: TcpStream,
 }
 
@@ -126,7 +128,8 @@ async fn serve(
         return;
     };
     let is_old = answers.lock().unwrap().is_old;
-    match path.as_str() {
+    let (path, query) = path.split_once('?').unwrap_or((path.as_str(), ""));
+    match path {
         "/v1/stream" if !is_old => {
             let mut connection = connection.into_inner();
             connection
@@ -134,7 +137,12 @@ async fn serve(
                 .await
                 .ok();
             let bearer = headers.get("authorization").cloned();
-            streams.send(Stream { bearer, connection }).ok();
+            let stream = Stream {
+                bearer,
+                query: query.to_owned(),
+                connection,
+            };
+            streams.send(stream).ok();
         }
         "/v1/lead" if !is_old => {
             let length: usize = headers["content-length"].parse().unwrap();
