@@ -167,7 +167,8 @@ impl Lanes {
             None => false,
         };
         let restart = self.restart.count(event, &worth);
-        if carry || restart {
+        // Only the canary's failures raise the evidence.
+        if event.track == Track::Canary && (carry || restart) {
             self.highest = self.highest.max(self.ln_e());
         }
         Ok(Counted { carry, restart })
