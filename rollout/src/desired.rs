@@ -145,7 +145,7 @@ fn route(next: &State, seen: &Observation, stable: &str, canary: Option<(&Run, W
             stable: stable.to_owned(),
             canary: run.map(|run| run.revision.clone()),
             key: shape.key.clone(),
-            judge: run.and_then(|run| judge(run, seen)),
+            judge: canary.and_then(|(run, weight)| judge(run, weight, seen)),
             testers: shape.testers.clone(),
             mirror: None,
         },
@@ -156,14 +156,14 @@ fn route(next: &State, seen: &Observation, stable: &str, canary: Option<(&Run, W
 }
 
 /// What the routers judge in a run. Without its plan they go on with what they have.
-fn judge(run: &Run, seen: &Observation) -> Option<Judge> {
+fn judge(run: &Run, weight: Weight, seen: &Observation) -> Option<Judge> {
     let known = match (&seen.frozen, &seen.wanted.plan) {
         (Frozen::Plan(plan), _) => Some(plan),
         (_, Ok(plan)) if run.stage == Stage::Starting => Some(plan),
         _ => None,
     };
     if let Some(plan) = known {
-        return router::judge(plan, run, seen.wanted.routers);
+        return router::judge(plan, run, weight, seen.wanted.routers);
     }
     let split = seen.route.rule.as_ref()?.split.as_ref()?;
     split.judge.clone().filter(|_| split.run == run.id)

@@ -154,6 +154,8 @@ pub enum Applied {
     Yes,
     /// The implementation accepted it some time ago, and cannot say more.
     Unverified,
+    /// Not yet, and whoever is to serve it says so as soon as it does: nothing need be asked again.
+    Awaited,
     /// Not yet, or it cannot be told.
     #[default]
     No,
@@ -164,7 +166,7 @@ impl Applied {
     pub fn counts(&self) -> bool {
         match self {
             Self::Yes | Self::Unverified => true,
-            Self::No => false,
+            Self::Awaited | Self::No => false,
         }
     }
 }

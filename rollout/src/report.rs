@@ -439,7 +439,7 @@ fn traffic_applied(seen: &Observation) -> Said<'static> {
             "Unverified",
             "the data plane accepted the weights; it cannot report more",
         ),
-        (Some(_), Applied::No) => (
+        (Some(_), Applied::Awaited | Applied::No) => (
             "False",
             "NotApplied",
             "not every router is known to serve the weights",

@@ -56,6 +56,8 @@ fn happen(cluster: &mut Cluster, event: &str) {
             cluster.broken.remove(revision(name));
             cluster.pass(SignedDuration::ZERO);
         }
+        ["trip"] => cluster.trip(),
+        ["trip", run, name] => cluster.tripped = Some(cluster::trip_of(run, name)),
         ["pause"] => cluster.paused = true,
         ["resume"] => cluster.paused = false,
         ["attempt", number] => cluster.attempt = number.parse().unwrap(),

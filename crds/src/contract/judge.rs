@@ -25,7 +25,8 @@ pub struct JudgedGuardrail {
     pub name: String,
     /// What counts as bad.
     pub event: BadEvent,
-    /// What must not be so.
+    /// What must not be so. With all traffic on the canary there is nothing to compare with: from
+    /// that step on a comparison may be an objective of the same name.
     pub test: Test,
     /// Whether a router takes the canary's weight away by itself when the test rejects.
     pub trips: bool,

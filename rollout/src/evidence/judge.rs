@@ -214,11 +214,12 @@ impl Case<'_> {
             RouterTest::Comparison { .. } => lanes.map_or(0.0, |lanes| lanes.highest),
             RouterTest::Objective { .. } => f64::NEG_INFINITY,
         };
-        let full = matches!(self.check.test, RouterTest::Comparison { .. });
-        match router::effective(self.check, self.look.run, self.name) {
+        let is_compared = matches!(self.check.test, RouterTest::Comparison { .. });
+        let run = self.look.run;
+        match router::effective(self.check, run, run.earned, self.name) {
             RouterTest::Comparison { .. } => Ok(compared),
             RouterTest::Objective { max } => {
-                let of = |weight: Weight| !full || weight == Weight::FULL;
+                let of = |weight: Weight| !is_compared || weight == Weight::FULL;
                 Ok(slo::ln_e(max, self.outcomes(of))?.max(compared))
             }
         }
@@ -273,7 +274,7 @@ impl Case<'_> {
                     || self.is_below(promote_below)?;
                 Ok((!shown).then(|| {
                     format!(
-                        "before all traffic it must be shown that the canary is less than                          {promote_within} times as bad as stable, or bad in less than                          {promote_below} of its requests"
+                        "before all traffic it must be shown that the canary is less than {promote_within} times as bad as stable, or bad in less than {promote_below} of its requests"
                     )
                 }))
             }
@@ -321,10 +322,38 @@ impl Case<'_> {
             return Ok(true);
         }
         let first_bad = self.seen().into_iter().flat_map(|seen| &seen.first_bad);
-        let segments = first_bad.map(|bad| (fraction(bad.weight), bad.canary, bad.stable));
-        let segments = segments.collect::<Vec<_>>();
-        let evidence = NonInferiority::new(margin, tolerance)?.evidence(&segments)?;
-        Ok(evidence.ln_e() >= alpha::bound_of_share(WRONG_PROMOTION)?)
+        let of_run = first_bad.map(|bad| (fraction(bad.weight), bad.canary, bad.stable));
+        let of_run = of_run.collect::<Vec<_>>();
+        let test = NonInferiority::new(margin, tolerance)?;
+        let best = test.evidence(&of_run)?.ln_e();
+        let best = best.max(test.evidence(&self.of_step())?.ln_e());
+        // Two tests share the chance.
+        Ok(best >= alpha::bound_of_share(WRONG_PROMOTION / 2.0)?)
+    }
+
+    /// Users' first bad answers of this step alone: those who fail again and again were all counted
+    /// at the small weights of the first steps, where they tell next to nothing.
+    fn of_step(&self) -> Vec<(f64, u64, u64)> {
+        let run = self.look.run;
+        let step = router::step_number(&run.stage);
+        let at_other_weights = self.evidence.sum(|stretch| {
+            stretch.step == step && stretch.weight != run.earned && stretch.weight > Weight::ZERO
+        });
+        let lanes = self.seen().and_then(|seen| seen.lanes.as_ref());
+        let lanes = lanes.filter(|lanes| {
+            lanes.process.step == step
+                && at_other_weights.0.requests + at_other_weights.1.requests == 0
+        });
+        lanes
+            .map(|lanes| {
+                (
+                    fraction(run.earned),
+                    lanes.restart.canary(),
+                    lanes.restart.stable(),
+                )
+            })
+            .into_iter()
+            .collect()
     }
 
     /// Whether the canary's share of bad requests is shown to be below a figure. Here every bad

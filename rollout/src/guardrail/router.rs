@@ -209,14 +209,14 @@ fn share(number: &Number, path: &str) -> Result<f64, SpecError> {
 /// `routers` may each trip alone. With all traffic on the canary there is no stable revision to
 /// compare with at the same time: then a comparison becomes an objective, with the limit that was
 /// recorded when that step was entered.
-pub(crate) fn judge(plan: &Plan, run: &Run, routers: u32) -> Option<Judge> {
+pub(crate) fn judge(plan: &Plan, run: &Run, weight: Weight, routers: u32) -> Option<Judge> {
     let alpha = plan.alpha_each(routers)?;
     let guardrails = plan
         .for_routers()
         .map(|(guardrail, check)| JudgedGuardrail {
             name: guardrail.name.clone(),
             event: check.event,
-            test: match effective(check, run, &guardrail.name) {
+            test: match effective(check, run, weight, &guardrail.name) {
                 RouterTest::Comparison { tolerance, .. } => Test::Comparison {
                     tolerance: number(tolerance),
                 },
@@ -231,8 +231,13 @@ pub(crate) fn judge(plan: &Plan, run: &Run, routers: u32) -> Option<Judge> {
     })
 }
 
-/// The test of a guardrail at the run's present weight.
-pub(crate) fn effective(check: &RouterCheck, run: &Run, guardrail: &str) -> RouterTest {
+/// The test of a guardrail at a weight of the canary.
+pub(crate) fn effective(
+    check: &RouterCheck,
+    run: &Run,
+    weight: Weight,
+    guardrail: &str,
+) -> RouterTest {
     let evidence = run
         .tallies
         .get(guardrail)
@@ -241,7 +246,7 @@ pub(crate) fn effective(check: &RouterCheck, run: &Run, guardrail: &str) -> Rout
         .and_then(|evidence| evidence.limit.as_ref())
         .and_then(|limit| limit.parse().ok());
     match (&check.test, limit) {
-        (RouterTest::Comparison { .. }, Some(max)) if run.earned == Weight::FULL => {
+        (RouterTest::Comparison { .. }, Some(max)) if weight == Weight::FULL => {
             RouterTest::Objective { max }
         }
         (test, _) => test.clone(),

@@ -4,13 +4,15 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     guardrail::Guardrail,
-    observation::{Frozen, Observation},
+    observation::{Applied, Frozen, Observation},
     plan::Plan,
     state::{Phase, Run, Stage, State},
 };
 
 /// While something is on its way that no watch tells of, such as a router's report.
 const POLL: SignedDuration = SignedDuration::from_millis(200);
+/// While routers say by themselves when it is there: a guard against a word that got lost.
+const AWAITED: SignedDuration = SignedDuration::from_secs(1);
 /// While a run waits for what watches tell of.
 const RUN: SignedDuration = SignedDuration::from_secs(5);
 /// At rest: a guard against an event that never came.
@@ -33,13 +35,15 @@ pub(crate) fn wake_after(
         Phase::Unknown { .. } => REST,
         Phase::Pending { .. } | Phase::Settled { .. } if !seen.problems.is_empty() => RUN,
         Phase::Pending { revision } => match revision {
-            Some(revision) if seen.ready(revision) >= seen.wanted.replicas.max(1) => POLL,
+            Some(revision) if seen.ready(revision) >= seen.wanted.replicas.max(1) => {
+                on_its_way(seen)
+            }
             Some(_) => RUN,
             None => REST,
         },
         Phase::Settled { .. } if seen.route.rule.is_some() && !seen.route.applied.counts() => RUN,
         Phase::Settled { .. } => REST,
-        Phase::Ending { .. } => POLL,
+        Phase::Ending { .. } => on_its_way(seen),
         Phase::Running { run, .. } => running(run, seen, now),
     };
     let drained = next
@@ -49,9 +53,17 @@ pub(crate) fn wake_after(
     drained.chain([present]).min().unwrap_or(REST).max(SHORTEST)
 }
 
+fn on_its_way(seen: &Observation) -> SignedDuration {
+    if seen.route.applied == Applied::Awaited {
+        AWAITED
+    } else {
+        POLL
+    }
+}
+
 fn running(run: &Run, seen: &Observation, now: Timestamp) -> SignedDuration {
     if run.waiting_since.is_some() {
-        return POLL;
+        return on_its_way(seen);
     }
     let Frozen::Plan(plan) = &seen.frozen else {
         return POLL;

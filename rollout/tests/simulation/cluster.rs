@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::{
     ModelDeploymentStatus,
-    contract::Mark,
+    contract::{KeySource, Mark, Trip},
     guardrail::{BlindAction, OnFail},
+    quantity::Number,
     steps::OnInconclusive,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -13,6 +14,7 @@ use rollout::{
     Decision,
     action::{Action, Route},
     decide,
+    evidence::RunEvidence,
     guardrail::{Check, DEFAULT_SOURCE, Guardrail, Judgement, PrometheusCheck},
     observation::{
         Applied, Frozen, Observation, RouteShape, SeenAddress, SeenRevision, SeenRoute, SeenRule,
@@ -69,6 +71,28 @@ pub(crate) struct Cluster {
     pub(crate) plan: Plan,
     /// What guardrails measure.
     pub(crate) value: f64,
+    /// The word of a router that it took a canary out, as the route's status keeps it.
+    pub(crate) tripped: Option<Trip>,
+    /// Whether routers forget a trip once the route is about another run, as they should.
+    pub(crate) routers_forget: bool,
+    /// What the routers saw of the run.
+    pub(crate) evidence: Option<RunEvidence>,
+    /// How many routers there may be.
+    pub(crate) routers: u32,
+    /// Whether requests are split by user.
+    pub(crate) by_user: bool,
+}
+
+/// What a router says when it took a canary out.
+pub(crate) fn trip_of(run: &str, revision: &str) -> Trip {
+    Trip {
+        run: run.to_owned(),
+        revision: revision.to_owned(),
+        guardrail: "errors".to_owned(),
+        log_e: Number::from("9.77"),
+        bound: Number::from("7.78"),
+        message: "3 of 41 requests of the canary were bad".to_owned(),
+    }
 }
 
 pub(crate) fn plan() -> Plan {
@@ -175,6 +199,19 @@ impl Cluster {
             writes: 0,
             plan: plan(),
             value: 0.01,
+            tripped: None,
+            routers_forget: false,
+            evidence: None,
+            routers: 1,
+            by_user: true,
+        }
+    }
+
+    /// The first router trips in the run that is under way.
+    pub(crate) fn trip(&mut self) {
+        let state = self.state();
+        if let Some(run) = state.as_ref().and_then(State::run) {
+            self.tripped = Some(trip_of(&run.id, &run.revision));
         }
     }
 
@@ -216,10 +253,15 @@ impl Cluster {
                 } else {
                     Err(invalid)
                 },
-                route: RouteShape::default(),
-                routers: 1,
+                route: RouteShape {
+                    key: self.by_user.then(|| KeySource::Header {
+                        name: "user".to_owned(),
+                    }),
+                    ..RouteShape::default()
+                },
+                routers: self.routers,
             },
-            evidence: None,
+            evidence: self.evidence.clone(),
             judgements: self.judgements(state.as_ref(), &frozen),
             frozen,
             revisions: self.revisions.clone(),
@@ -236,7 +278,7 @@ impl Cluster {
                 } else {
                     Applied::No
                 },
-                tripped: None,
+                tripped: self.tripped.clone(),
             },
             address: SeenAddress::Ours,
             problems: if self.unreadable {
@@ -365,6 +407,14 @@ impl Cluster {
     pub(crate) fn pass(&mut self, duration: SignedDuration) {
         self.now += duration;
         self.applied = self.rule.is_some();
+        if self.routers_forget {
+            let split = self.rule.as_ref().and_then(|rule| rule.split.as_ref());
+            self.tripped = self.tripped.take().filter(|trip| {
+                split.is_some_and(|split| {
+                    split.run == trip.run && split.canary.as_ref() == Some(&trip.revision)
+                })
+            });
+        }
         for (revision, track) in &mut self.tracks {
             let broken = self.broken.contains(revision.as_str());
             track.ready = if broken { 0 } else { track.replicas };

@@ -2,12 +2,17 @@
 //! an event of its own never meets a fresh verdict, and would miss the orders of writes that fail.
 
 use crds::ModelDeploymentStatus;
+use crds::contract::Trip;
 use jiff::SignedDuration;
 use proptest::prelude::*;
-use rollout::{action::Action, state::State, weight::Weight};
+use rollout::{
+    action::Action,
+    state::{Phase, State},
+    weight::Weight,
+};
 use verdict::Verdict;
 
-use super::cluster::{Cluster, Ending, Revision};
+use super::cluster::{Cluster, Ending, Revision, trip_of};
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -28,6 +33,10 @@ enum Event {
     Replicas(u32),
     RouteDeleted,
     PlansDeleted,
+    /// A router took the canary out.
+    Trip,
+    /// The route's status tells of a run that is another.
+    ForeignTrip(u64, Revision),
 }
 
 fn revision() -> impl Strategy<Value = Revision> {
@@ -56,6 +65,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0_u32..8).prop_map(Event::Replicas),
         1 => Just(Event::RouteDeleted),
         1 => Just(Event::PlansDeleted),
+        1 => Just(Event::Trip),
+        1 => (0_u64..4, revision()).prop_map(|(run, revision)| Event::ForeignTrip(run, revision)),
     ]
 }
 
@@ -72,7 +83,13 @@ fn happen(cluster: &mut Cluster, event: &Event) {
     match event {
         Event::Pass(millis) => cluster.pass(SignedDuration::from_millis(*millis)),
         Event::Clock(seconds) => cluster.now += SignedDuration::from_secs(*seconds),
-        Event::RouteDeleted => cluster.rule = None,
+        Event::RouteDeleted => {
+            // The word of routers is in its status.
+            cluster.rule = None;
+            cluster.tripped = None;
+        }
+        Event::Trip => cluster.trip(),
+        Event::ForeignTrip(run, revision) => foreign_trip(cluster, *run, revision),
         Event::PlansDeleted => cluster.plans.clear(),
         Event::Quality(revision, verdict) => {
             cluster.quality.insert(revision, *verdict);
@@ -89,6 +106,20 @@ fn happen(cluster: &mut Cluster, event: &Event) {
         Event::StatusLost => cluster.status = ModelDeploymentStatus::default(),
         Event::Unreadable(unreadable) => cluster.unreadable = *unreadable,
         Event::Replicas(replicas) => cluster.replicas = *replicas,
+    }
+}
+
+/// A word of a router about another run, or about this run and another revision. It must change
+/// nothing, so it never takes the place of one that must.
+fn foreign_trip(cluster: &mut Cluster, run: u64, revision: Revision) {
+    let state = cluster.state();
+    let present = state.as_ref().and_then(State::run);
+    let foreign = trip_of(&format!("r{run}"), revision);
+    let is_about = |trip: &Trip| {
+        present.is_some_and(|run| trip.run == run.id && trip.revision == run.revision)
+    };
+    if !is_about(&foreign) && !cluster.tripped.as_ref().is_some_and(is_about) {
+        cluster.tripped = Some(foreign);
     }
 }
 
@@ -142,10 +173,44 @@ fn check_rest(cluster: &Cluster) {
     panic!("never comes to rest: {:#?}", again.status);
 }
 
+/// A trip never loses: whatever else was seen and however the reconcile went, the canary earns
+/// nothing any more, unless there is nothing to fall back to. It ends no run but its own.
+fn check_trip(before: &Cluster, after: &Cluster, ending: Ending) {
+    let (state, next) = (before.state(), after.state());
+    let Some(Phase::Running { stable, run }) = state.as_ref().map(|state| &state.phase) else {
+        return;
+    };
+    let trip = before.tripped.as_ref();
+    let is_about = trip.is_some_and(|trip| trip.run == run.id && trip.revision == run.revision);
+    let reached = matches!(&next.as_ref().unwrap().phase, Phase::Running { run: now, .. } if now.id == run.id);
+    if !is_about {
+        let message = after
+            .status
+            .run
+            .as_ref()
+            .and_then(|run| run.ending.as_ref());
+        assert!(message.is_none_or(|ending| ending.reason != "Tripped"));
+        return;
+    }
+    assert!(
+        earned(after, &run.revision) <= run.earned,
+        "a tripped canary earned more"
+    );
+    let ready = before
+        .tracks
+        .get(stable.as_str())
+        .map_or(0, |track| track.ready);
+    if ending == Ending::Completes && ready > 0 {
+        assert!(!reached, "a tripped run goes on: {:?}", after.status.run);
+        assert_eq!(after.weight(&run.revision), Weight::ZERO);
+    }
+}
+
 /// What must hold after a reconcile, given the cluster before it.
 fn check(before: &Cluster, after: &Cluster, ending: Ending) {
     let revisions = ["a", "b", "c"];
     let first_deployment = before.phase() == "" || before.phase() == "Pending";
+    check_trip(before, after, ending);
     for revision in revisions
         .iter()
         .filter(|revision| !is_stable(after, revision))
@@ -214,6 +279,7 @@ proptest! {
         history in prop::collection::vec((event(), ending()), 1..40)
     ) {
         let mut cluster = Cluster::new("a");
+        cluster.routers_forget = true;
         cluster.until(20, |cluster| cluster.phase() == "Stable");
         for (event, ending) in history {
             happen(&mut cluster, &event);
@@ -224,8 +290,10 @@ proptest! {
         cluster.unreadable = false;
         cluster.paused = false;
         cluster.spec_is_valid = true;
-        cluster.attempt += 1;
         cluster.replicas = cluster.replicas.max(1);
+        // What was tripped is rolled back first: an attempt that is raised before lifts nothing.
+        cluster.until(10, |cluster| cluster.tripped.is_none());
+        cluster.attempt += 1;
         let spec = cluster.spec;
         let done = cluster.until(400, |cluster| {
             cluster.phase() == "Stable" && is_stable(cluster, spec) && cluster.weight(spec) == Weight::FULL

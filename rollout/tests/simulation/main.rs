@@ -15,6 +15,9 @@ mod edges;
 mod endings;
 mod histories;
 mod judgements;
+mod routers;
+mod traffic;
+mod trips;
 mod writes;
 
 use cluster::{Cluster, Ending};
