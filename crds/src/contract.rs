@@ -256,6 +256,18 @@ pub struct Mark {
 pub struct Applied {
     /// One entry for every accepted route.
     pub routes: Vec<AppliedRoute>,
+    /// Whether the router has not heard the API server yet, and serves what it served before a
+    /// restart.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stale: bool,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_false(truth: &bool) -> bool {
+    !truth
 }
 
 /// One route in [`Applied`].

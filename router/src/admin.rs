@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crds::contract::{
-    PATH_APPLIED, PATH_HEALTHZ, PATH_LEAD, PATH_METRICS, PATH_READYZ, PATH_STREAM,
+    Applied, PATH_APPLIED, PATH_HEALTHZ, PATH_LEAD, PATH_METRICS, PATH_READYZ, PATH_STREAM,
 };
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -23,6 +23,8 @@ use tracing::{debug, warn};
 
 use crate::lead::{AdminBody, Lead};
 use crate::proxy::Proxy;
+use crate::state_dir::Kept;
+use crate::table::{self, LastGood, Settings};
 
 /// Scrapers and operators are few; more at once is a mistake or an attack.
 const CONNECTIONS_MAX: usize = 128;
@@ -36,6 +38,8 @@ pub struct Admin {
     pub proxy: Arc<Proxy>,
     /// Whether all watches are synced and the first table is served.
     pub synced: AtomicBool,
+    /// Whether what is served was kept from an earlier process, as no watch is synced yet.
+    pub stale: AtomicBool,
     /// What is between this router and the leader.
     pub lead: Lead,
 }
@@ -108,7 +112,7 @@ impl Admin {
         match path {
             PATH_HEALTHZ => text(StatusCode::OK, "ok\n"),
             PATH_READYZ => self.ready(),
-            PATH_APPLIED => match serde_json::to_vec(&self.proxy.served.load().applied()) {
+            PATH_APPLIED => match serde_json::to_vec(&self.applied()) {
                 Ok(json) => typed(StatusCode::OK, "application/json", json),
                 Err(_) => text(
                     StatusCode::INTERNAL_SERVER_ERROR,
@@ -118,6 +122,26 @@ impl Admin {
             PATH_METRICS => self.metrics(),
             _ => text(StatusCode::NOT_FOUND, "no such page\n"),
         }
+    }
+
+    fn applied(&self) -> Applied {
+        Applied {
+            stale: self.stale.load(Ordering::Acquire),
+            ..self.proxy.served.load().applied()
+        }
+    }
+
+    /// Serves what an earlier process served; gives the routes that an invalid edit does not change.
+    pub fn serve_kept(&self, kept: &Kept, settings: &Settings) -> LastGood {
+        let built = table::build(&kept.objects, settings, &kept.last_good);
+        warn!(
+            routes = built.table.routes.len(),
+            "no API server: serving what was served before the restart"
+        );
+        self.proxy.publish(built.table);
+        self.stale.store(true, Ordering::Release);
+        self.synced.store(true, Ordering::Release);
+        built.last_good
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {

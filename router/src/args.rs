@@ -40,6 +40,10 @@ pub struct Args {
     /// Namespace of this pod, of its Service and of the status Lease.
     #[arg(long, env = "POD_NAMESPACE")]
     pub pod_namespace: Option<String>,
+    /// Folder for what is to outlive this process: trips, and what is served. It should live as long
+    /// as the pod. None: a restart without an API server serves nothing.
+    #[arg(long, env = "SLUICE_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
     /// Service whose address the Gateways report.
     #[arg(long, env = "SLUICE_SERVICE")]
     pub service: Option<String>,

@@ -18,6 +18,7 @@ pub mod pick;
 pub mod pool;
 pub mod proxy;
 pub mod served;
+pub mod state_dir;
 pub mod status;
 pub mod table;
 pub mod trips;

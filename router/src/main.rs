@@ -18,6 +18,7 @@ use sluice_router::lead::{Auth, Gate, Identity, Lead, TokenReviews};
 use sluice_router::pick::SplitKey;
 use sluice_router::proxy::Proxy;
 use sluice_router::proxy::server::{Limits, Server};
+use sluice_router::state_dir::StateDir;
 use sluice_router::status::{Lease, Recorder, Stored, Writer};
 use sluice_router::table::Settings;
 use sluice_router::table::objects::ObjectKey;
@@ -44,10 +45,15 @@ async fn main() -> anyhow::Result<()> {
     let proxy = Proxy::new(split_key, args.request_timeout, args.connect_timeout);
     let trusted = TrustedProxies::new(args.trusted_proxies.clone());
     let proxy = Arc::new(proxy.trusting(trusted));
+    let state_dir = state_dir(args.state_dir.as_deref())?;
+    if let Some(state_dir) = &state_dir {
+        state_dir.restore_trips(&proxy.trips);
+    }
     let cluster = Cluster::connect(&args).await?;
     let admin = Arc::new(Admin {
         proxy: Arc::clone(&proxy),
         synced: AtomicBool::new(false),
+        stale: AtomicBool::new(false),
         lead: lead(&args, &cluster, &proxy),
     });
     let admin_listener = TcpListener::bind(args.admin)
@@ -59,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
         watching,
         lease,
         holding,
-    } = configure(&args, cluster, &admin);
+    } = configure(&args, cluster, state_dir, &admin);
     let server = Arc::new(Server::new(Arc::clone(&proxy), limits(&args)));
     let judging = Arc::clone(&proxy);
     let judging = tokio::spawn(async move { judging.judge().await });
@@ -103,6 +109,13 @@ fn split_key(file: Option<&Path>) -> anyhow::Result<SplitKey> {
         "the split key is shorter than 16 bytes; make it with a random generator"
     );
     SplitKey::new(secret).context("the split key cannot be used")
+}
+
+fn state_dir(folder: Option<&Path>) -> anyhow::Result<Option<StateDir>> {
+    let open = |folder: &Path| {
+        StateDir::open(folder).with_context(|| format!("opening --state-dir {}", folder.display()))
+    };
+    folder.map(open).transpose()
 }
 
 fn limits(args: &Args) -> Limits {
@@ -186,7 +199,12 @@ fn lead(args: &Args, cluster: &Cluster, proxy: &Arc<Proxy>) -> Lead {
 }
 
 /// Starts to watch the API server and to write statuses.
-fn configure(args: &Args, cluster: Cluster, admin: &Arc<Admin>) -> Configured {
+fn configure(
+    args: &Args,
+    cluster: Cluster,
+    state_dir: Option<StateDir>,
+    admin: &Arc<Admin>,
+) -> Configured {
     let Cluster {
         client,
         namespace,
@@ -220,7 +238,12 @@ fn configure(args: &Args, cluster: Cluster, admin: &Arc<Admin>) -> Configured {
         trips: admin.proxy.trips.subscribe(),
     };
     tokio::spawn(writer.run(reported));
-    let watching = tokio::spawn(watches.serve(settings, Arc::clone(admin), reports));
+    let kept = state_dir.as_ref().and_then(StateDir::restore_configuration);
+    if let Some(state_dir) = state_dir {
+        let trips = admin.proxy.trips.subscribe();
+        tokio::spawn(state_dir.keep(trips, reports.subscribe()));
+    }
+    let watching = tokio::spawn(watches.serve(settings, Arc::clone(admin), reports, kept));
     Configured {
         watching,
         lease,

@@ -48,6 +48,7 @@ impl Served {
         });
         Applied {
             routes: routes.collect(),
+            stale: false,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,10 +17,11 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::admin::Admin;
 use crate::proxy::Proxy;
+use crate::state_dir::Kept;
 use crate::status;
 use crate::table::findings::Statuses;
 use crate::table::objects::{ObjectKey, Objects};
@@ -33,6 +35,10 @@ const BUILD_INTERVAL: Duration = Duration::from_millis(10);
 /// Between two looks at what has become old: connections, metrics.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long a start waits for the API server before it serves what was kept: a canary may have been
+/// condemned since.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// What was built, and from what.
 #[derive(Debug)]
 pub struct Report {
@@ -42,6 +48,8 @@ pub struct Report {
     pub objects: Objects,
     /// The run that each route names.
     pub runs: BTreeMap<ObjectKey, Option<Run>>,
+    /// The routes as they were when last valid.
+    pub last_good: Arc<LastGood>,
 }
 
 /// One kind of object, in one or several namespaces.
@@ -200,20 +208,20 @@ impl Watches {
         }
     }
 
-    /// Serves what is seen, for as long as the process lives.
+    /// Serves what is seen, for as long as the process lives; until then, what was kept.
     pub async fn serve(
         self,
         settings: Settings,
         admin: Arc<Admin>,
         reports: watch::Sender<Option<Arc<Report>>>,
+        kept: Option<Kept>,
     ) -> anyhow::Result<()> {
-        self.synced().await?;
-        let mut last_good = LastGood::new();
+        let mut last_good = self.first(&settings, &admin, kept).await?;
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         loop {
             let objects = self.objects();
             let built = table::build(&objects, &settings, &last_good);
-            last_good = built.last_good;
+            last_good = Arc::new(built.last_good);
             debug!(
                 routes = built.table.routes.len(),
                 endpoints = built.table.endpoints.len(),
@@ -221,15 +229,41 @@ impl Watches {
             );
             let runs = built.table.runs.clone();
             admin.proxy.publish(built.table);
+            admin.stale.store(false, Ordering::Release);
             admin.synced.store(true, Ordering::Release);
             reports.send_replace(Some(Arc::new(Report {
                 statuses: built.statuses,
                 objects,
                 runs,
+                last_good: Arc::clone(&last_good),
             })));
             tokio::time::sleep(BUILD_INTERVAL).await;
             self.wait(&mut sweep, &admin).await;
         }
+    }
+
+    /// Waits until everything is seen. Where that takes too long, what was kept is served meanwhile;
+    /// gives the routes that are to be bridged.
+    async fn first(
+        &self,
+        settings: &Settings,
+        admin: &Admin,
+        kept: Option<Kept>,
+    ) -> anyhow::Result<Arc<LastGood>> {
+        let synced = pin!(self.synced());
+        let Some(kept) = kept else {
+            synced.await?;
+            return Ok(Arc::default());
+        };
+        let mut synced = synced;
+        if let Ok(synced) = tokio::time::timeout(PATIENCE, &mut synced).await {
+            synced?;
+            return Ok(Arc::new(kept.last_good));
+        }
+        let last_good = admin.serve_kept(&kept, settings);
+        synced.await?;
+        info!("the API server is heard: what was kept is replaced");
+        Ok(Arc::new(last_good))
     }
 
     async fn wait(&self, sweep: &mut tokio::time::Interval, admin: &Admin) {

@@ -121,6 +121,9 @@ def full(objects):
     expect("@sha256:" in pod["containers"][0]["image"], "full: the digest got lost")
     flags, pod = args(objects, "sluice-router")
     expect("--listen=8000=0.0.0.0:8001" in flags, "full: the router lacks a listener")
+    folders = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"] for v in pod["volumes"] if v["name"] == m["name"] and "emptyDir" in v}
+    state = [flag.removeprefix("--state-dir=") for flag in flags if flag.startswith("--state-dir=")]
+    expect(set(state) == folders and state, "full: the router forgets what it took out when it restarts")
     expect(pod["terminationGracePeriodSeconds"] > 130, "full: the router is killed while it drains")
     expect(pod["containers"][0]["image"] == "other.example.com/router:v10", "full: the router's image is wrong")
 

@@ -76,6 +76,7 @@ impl Led {
         let admin = Arc::new(Admin {
             proxy: Arc::clone(&world.proxy),
             synced: AtomicBool::new(true),
+            stale: AtomicBool::new(false),
             lead: lead.telling(sightings),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -21,6 +21,7 @@ mod lead;
 mod mirror;
 mod objects;
 mod patience;
+mod persist;
 mod replicas;
 mod retry;
 mod rolling;

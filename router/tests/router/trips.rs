@@ -212,6 +212,7 @@ fn report(seen: &Value) -> Report {
         statuses: built.statuses,
         objects,
         runs: built.table.runs,
+        last_good: Arc::new(built.last_good),
     }
 }
 
