@@ -182,6 +182,61 @@ mod tests {
         }
     }
 
+    /// Weights of a canary's share in basis points as they stand on a route: smallest whole numbers.
+    fn whole(points: u64) -> (u64, u64) {
+        let divisor = (1..=10_000)
+            .rev()
+            .find(|it| points.is_multiple_of(*it) && 10_000_u64.is_multiple_of(*it));
+        (
+            points / divisor.unwrap(),
+            (10_000 - points) / divisor.unwrap(),
+        )
+    }
+
+    #[test]
+    fn every_share_is_exact_to_the_last_draw() {
+        for points in 1..10_000_u64 {
+            let (canary, stable) = whole(points);
+            let weights = arms(canary, stable);
+            // So many of the 2⁶⁴ draws are the canary's: the share of them, rounded up.
+            let count = (u128::from(points) << 64).div_ceil(10_000);
+            let count = u64::try_from(count).unwrap();
+            assert_eq!(arm(&weights, Draw(count - 1)), Some(0), "{points}");
+            assert_eq!(arm(&weights, Draw(count)), Some(1), "{points}");
+        }
+    }
+
+    #[test]
+    fn a_million_draws_follow_the_weight_down_to_a_hundredth_of_a_percent() {
+        let requests = 1_000_000_u32;
+        let key = key();
+        let mut random = StdRng::seed_from_u64(20_260_101);
+        let of_users: Vec<Draw> = (0..requests)
+            .map(|user| key.draw("run", &user.to_be_bytes()))
+            .collect();
+        let of_nobody: Vec<Draw> = (0..requests).map(|_| Draw(random.random())).collect();
+        for draws in [of_users, of_nobody] {
+            let canaries = |points| {
+                let (canary, stable) = whole(points);
+                let weights = arms(canary, stable);
+                let falls = draws.iter().filter(|draw| arm(&weights, **draw) == Some(0));
+                f64::from(u32::try_from(falls.count()).unwrap())
+            };
+            assert!(canaries(0) < 0.5, "0 means none");
+            for points in [1_u32, 10, 100, 500, 2500, 5000] {
+                let seen = canaries(u64::from(points));
+                let share = f64::from(points) / 10_000.0;
+                let expected = f64::from(requests) * share;
+                // One degree of freedom: both cells are off by the same.
+                let chi = (seen - expected).powi(2) / (expected * (1.0 - share));
+                assert!(
+                    chi < 10.83,
+                    "{points} basis points: {seen}, χ² {chi}, p < 0.001"
+                );
+            }
+        }
+    }
+
     #[test]
     fn another_run_draws_other_users() {
         let same = (0..1000_u32)

@@ -75,6 +75,16 @@ pub fn split_route(stable: u32, canary: u32) -> Value {
     route
 }
 
+/// The same with another split.
+pub fn edited(stable: u32, canary: u32, edit: impl Fn(&mut Value)) -> Value {
+    let mut route = split_route(stable, canary);
+    let text = route["metadata"]["annotations"]["sluice.dev/split"].as_str();
+    let mut split: Value = serde_json::from_str(text.unwrap()).unwrap();
+    edit(&mut split);
+    route["metadata"]["annotations"]["sluice.dev/split"] = json!(split.to_string());
+    route
+}
+
 /// A route to the Service `stable` alone.
 pub fn plain_route() -> Value {
     route(
