@@ -121,5 +121,9 @@ mod tests {
         assert_eq!(Weight::ZERO.whole_numbers(), (1, 0));
         assert_eq!(Weight::FULL.whole_numbers(), (0, 1));
         assert_eq!(Weight(1).whole_numbers(), (9999, 1));
+        for points in 0..=10_000 {
+            let (rest, own) = Weight(points).whole_numbers();
+            assert_eq!(own * 10_000, i32::from(points) * (rest + own));
+        }
     }
 }
