@@ -16,14 +16,17 @@ use std::{
 use clap::Parser as _;
 use crds::{
     ModelDeployment,
-    contract::{Mark, SPLIT_VERSION, Split},
+    contract::{
+        CONDITION_TRIPPED, GATEWAY_CONTROLLER, Mark, REASON_TRIPPED, SPLIT_VERSION, Split, Trip,
+    },
     gateway::ParentReference,
     hash,
+    quantity::Number,
 };
 use http::{Method, Request, Response, StatusCode, Uri};
 use kube::{Client, client::Body};
 use operator::{
-    args::Args,
+    args::{Args, NamespacedName},
     ctx::Ctx,
     error::Class,
     memory::Memory,
@@ -355,6 +358,44 @@ async fn a_decision_is_recorded_before_it_is_announced_and_carried_out() {
     assert!(is_narrowing(&writes[2]), "{writes:?}");
     let scaled = format!("/deployments/{STABLE}");
     assert!(writes[3].path.ends_with(&scaled), "{writes:?}");
+}
+
+#[tokio::test]
+async fn a_trip_that_a_router_wrote_takes_all_traffic_off_and_of_another_run_it_does_not() {
+    for (run, trips) in [("r1", true), ("r0", false)] {
+        let mut script = condemned(StatusCode::OK);
+        script.replicas = 1;
+        let weight = Weight::from_basis_points(100);
+        let split = split("r1", 1, Some(canary()));
+        script.route = route(Some((canary(), weight)), split, None);
+        let trip = Trip {
+            run: run.to_owned(),
+            revision: canary(),
+            guardrail: "errors".to_owned(),
+            log_e: Number("9.7".to_owned()),
+            bound: Number("7.8".to_owned()),
+            message: "3 users".to_owned(),
+        };
+        let condition = json!({
+            "type": CONDITION_TRIPPED, "status": "True", "reason": REASON_TRIPPED,
+            "message": trip.to_condition_message(), "lastTransitionTime": "2026-01-01T00:02:00Z",
+        });
+        script.route["status"] = json!({"parents": [{
+            "controllerName": GATEWAY_CONTROLLER, "parentRef": {"name": "sluice"},
+            "conditions": [condition],
+        }]});
+        let script = Arc::new(script);
+        let ctx = ctx(&script);
+        self::run(&script, &ctx).await;
+        let writes = script.writes();
+        assert_eq!(writes.iter().any(is_narrowing), trips, "{writes:?}");
+        let name = NamespacedName {
+            namespace: "ml".to_owned(),
+            name: "digits".to_owned(),
+        };
+        let passed_on = ctx.routers.trip_of(&name, "r1");
+        assert_eq!(passed_on.as_ref(), trips.then_some(&trip));
+    }
 }
 
 #[tokio::test]

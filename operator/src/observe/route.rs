@@ -67,10 +67,12 @@ async fn try_applied(
         },
         digest: http_route::digest(object),
     };
-    let serve = ctx.routers.all_serve(&ctx.client, &awaited).await?;
-    ctx.memory
-        .with(deployment, |entry| entry.applied = serve.then_some(version));
-    Ok(if serve { Applied::Yes } else { Applied::No })
+    let applied = ctx.routers.all_serve(&ctx.client, &awaited).await?;
+    let is_served = applied == Applied::Yes;
+    ctx.memory.with(deployment, |entry| {
+        entry.applied = is_served.then_some(version);
+    });
+    Ok(applied)
 }
 
 /// What can be known of another implementation.

@@ -6,6 +6,7 @@ use crds::contract;
 use futures::future;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client, api::ListParams};
+use rollout::observation::Applied;
 
 use super::{Routers, endpoints};
 use crate::{
@@ -27,18 +28,18 @@ pub struct Awaited {
 impl Routers {
     /// Whether every ready router serves a route in this form. While it is not so, its object is
     /// woken once all that hold a stream say that it is.
-    pub async fn all_serve(&self, client: &Client, awaited: &Awaited) -> Result<bool, String> {
+    pub async fn all_serve(&self, client: &Client, awaited: &Awaited) -> Result<Applied, String> {
         // Before anybody is asked, so that what is said meanwhile is not missed.
         self.awaits(awaited);
         let addresses = self
             .ready_addresses(client)
             .await
             .map_err(|error| error.to_string())?;
-        let serve = self.those_serve(&addresses, awaited).await?;
-        if serve {
+        let applied = self.those_serve(&addresses, awaited).await?;
+        if applied == Applied::Yes {
             self.heard.await_no_digest(&awaited.route);
         }
-        Ok(serve)
+        Ok(applied)
     }
 
     /// Wakes the object of a route once all routers that hold a stream say that they serve it in this
@@ -52,28 +53,39 @@ impl Routers {
         &self,
         addresses: &BTreeSet<String>,
         awaited: &Awaited,
-    ) -> Result<bool, String> {
+    ) -> Result<Applied, String> {
+        // Nobody to ask is nobody who serves.
+        let mut all = if addresses.is_empty() {
+            Applied::No
+        } else {
+            Applied::Yes
+        };
         let served = addresses
             .iter()
             .map(|address| self.serves(address, awaited));
-        // Nobody to ask is nobody who serves.
-        let mut all = !addresses.is_empty();
         for one in future::join_all(served).await {
-            all &= one?;
+            all = match (all, one?) {
+                (Applied::No, _) | (_, Applied::No) => Applied::No,
+                (Applied::Yes, one) => one,
+                (all, _) => all,
+            };
         }
         Ok(all)
     }
 
-    async fn serves(&self, address: &str, awaited: &Awaited) -> Result<bool, String> {
-        if let Some(serves) = self.heard.serves(address, awaited, self.silent_since()) {
-            return Ok(serves);
+    async fn serves(&self, address: &str, awaited: &Awaited) -> Result<Applied, String> {
+        match self.heard.serves(address, awaited, self.silent_since()) {
+            Some(true) => return Ok(Applied::Yes),
+            Some(false) => return Ok(Applied::Awaited),
+            None => {}
         }
         let applied = self.ask(address).await?;
-        Ok(applied.routes.iter().any(|route| {
+        let serves = applied.routes.iter().any(|route| {
             route.namespace == awaited.route.namespace
                 && route.name == awaited.route.name
                 && route.digest == awaited.digest
-        }))
+        });
+        Ok(if serves { Applied::Yes } else { Applied::No })
     }
 
     async fn ask(&self, address: &str) -> Result<contract::Applied, String> {

@@ -136,11 +136,12 @@ impl Runs {
             namespace: evidence.namespace,
             name: evidence.route,
         };
-        let count: usize = self.routes.values().map(BTreeMap::len).sum();
-        let runs = self.routes.entry(route).or_default();
-        if count >= RUNS_MAX && !runs.contains_key(&evidence.run) {
+        let runs = self.routes.get(&route);
+        let is_known = runs.is_some_and(|runs| runs.contains_key(&evidence.run));
+        if !is_known && self.routes.values().map(BTreeMap::len).sum::<usize>() >= RUNS_MAX {
             return;
         }
+        let runs = self.routes.entry(route).or_default();
         let run = runs.entry(evidence.run).or_default();
         run.revision = evidence.revision;
         let of_boot = run.boots.entry(boot.to_owned()).or_default();

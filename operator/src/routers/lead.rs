@@ -1,6 +1,6 @@
 //! What routers are told: who leads, and which canaries were taken out elsewhere.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crds::contract::{self, FromLeader, LedTrip};
 use http::StatusCode;
@@ -8,6 +8,9 @@ use tokio::time::sleep;
 
 use super::Routers;
 use crate::metrics::prometheus::sentence;
+
+/// How long a router may take: longer than the API server may take to tell it whose our token is.
+const LEAD_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A term of leadership.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +93,7 @@ async fn post(routers: &Routers, address: &str, term: &Term, trips: &[LedTrip]) 
         Err(error) => return Outcome::Failed(error.to_string()),
     };
     let url = format!("http://{address}{}", contract::PATH_LEAD);
-    let mut request = routers.http.post(&url);
+    let mut request = routers.http.post(&url).timeout(LEAD_TIMEOUT);
     match routers.bearer().await {
         Ok(Some(bearer)) => request = request.header(http::header::AUTHORIZATION, bearer),
         Ok(None) => {}

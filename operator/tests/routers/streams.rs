@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crds::contract::{Applied, AppliedRoute, FromRouter};
+use crds::contract::{Applied, FromRouter};
 use futures::StreamExt as _;
 use operator::routers::Awaited;
+use rollout::observation::Applied as Seen;
+use serde_json::json;
 use tokio::time::timeout;
 
 use super::{
@@ -159,12 +161,15 @@ async fn a_router_that_is_not_heard_is_said_to_be_missing() {
     timeout(LONG, waiting).await.unwrap();
 }
 
-fn served(digest: &str) -> Vec<AppliedRoute> {
-    vec![AppliedRoute {
-        namespace: "ml".to_owned(),
-        name: "digits".to_owned(),
-        digest: digest.to_owned(),
-    }]
+/// As `/applied` and the stream say it.
+fn served(digest: &str) -> Applied {
+    let route = json!({"namespace": "ml", "name": "digits", "digest": digest});
+    serde_json::from_value(json!({"routes": [route]})).unwrap()
+}
+
+fn says(digest: &str) -> FromRouter {
+    let routes = served(digest).routes;
+    FromRouter::Applied { routes }
 }
 
 #[tokio::test]
@@ -174,9 +179,7 @@ async fn what_a_stream_says_is_served_need_not_be_asked_and_wakes_who_waits() {
     {
         let mut answers = old.answers.lock().unwrap();
         answers.is_old = true;
-        answers.applied = Applied {
-            routes: served("new"),
-        };
+        answers.applied = served("new");
     }
     let addresses: BTreeSet<String> = [one.address.clone(), old.address.clone()].into();
     let awaited = Awaited {
@@ -185,32 +188,35 @@ async fn what_a_stream_says_is_served_need_not_be_asked_and_wakes_who_waits() {
     };
     let mut wakes = leader.routers.wakes(None);
     let mut stream = one.greet("a").await;
-    stream
-        .say(&FromRouter::Applied {
-            routes: served("old"),
-        })
-        .await;
+    stream.say(&says("old")).await;
     leader.routers.awaits(&awaited);
-    stream
-        .say(&FromRouter::Applied {
-            routes: served("new"),
-        })
-        .await;
+    stream.say(&says("new")).await;
     let woken = timeout(LONG, wakes.next()).await.unwrap().unwrap();
     assert_eq!(woken.name, "digits");
     assert_eq!(
         leader.routers.those_serve(&addresses, &awaited).await,
-        Ok(true)
+        Ok(Seen::Yes)
     );
     let asked = |router: &Router| router.answers.lock().unwrap().asked;
     assert_eq!((asked(&one), asked(&old)), (0, 1));
+
+    // Whoever holds a stream will say when it is there; the other has to be asked again.
+    let newer = Awaited {
+        digest: "newer".to_owned(),
+        ..awaited.clone()
+    };
+    let streams = BTreeSet::from([one.address.clone()]);
+    let seen = leader.routers.those_serve(&streams, &newer).await;
+    assert_eq!(seen, Ok(Seen::Awaited));
+    let seen = leader.routers.those_serve(&addresses, &newer).await;
+    assert_eq!(seen, Ok(Seen::No));
 
     // A stream that broke says nothing any more.
     drop(stream);
     let _next = one.stream().await;
     assert_eq!(
         leader.routers.those_serve(&addresses, &awaited).await,
-        Ok(false)
+        Ok(Seen::No)
     );
     assert_eq!(asked(&one), 1);
 }

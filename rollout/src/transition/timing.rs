@@ -36,14 +36,14 @@ pub(crate) fn wake_after(
         Phase::Pending { .. } | Phase::Settled { .. } if !seen.problems.is_empty() => RUN,
         Phase::Pending { revision } => match revision {
             Some(revision) if seen.ready(revision) >= seen.wanted.replicas.max(1) => {
-                on_its_way(seen)
+                on_its_way(&seen.route.applied)
             }
             Some(_) => RUN,
             None => REST,
         },
         Phase::Settled { .. } if seen.route.rule.is_some() && !seen.route.applied.counts() => RUN,
         Phase::Settled { .. } => REST,
-        Phase::Ending { .. } => on_its_way(seen),
+        Phase::Ending { .. } => on_its_way(&seen.route.applied),
         Phase::Running { run, .. } => running(run, seen, now),
     };
     let drained = next
@@ -53,17 +53,16 @@ pub(crate) fn wake_after(
     drained.chain([present]).min().unwrap_or(REST).max(SHORTEST)
 }
 
-fn on_its_way(seen: &Observation) -> SignedDuration {
-    if seen.route.applied == Applied::Awaited {
-        AWAITED
-    } else {
-        POLL
+fn on_its_way(applied: &Applied) -> SignedDuration {
+    match applied {
+        Applied::Awaited => AWAITED,
+        Applied::Yes | Applied::Unverified | Applied::No => POLL,
     }
 }
 
 fn running(run: &Run, seen: &Observation, now: Timestamp) -> SignedDuration {
     if run.waiting_since.is_some() {
-        return on_its_way(seen);
+        return on_its_way(&seen.route.applied);
     }
     let Frozen::Plan(plan) = &seen.frozen else {
         return POLL;
@@ -82,4 +81,16 @@ fn left_to_hold(run: &Run, plan: &Plan, now: Timestamp) -> Option<SignedDuration
     };
     let left = long.checked_sub(run.hold()?.elapsed(now))?;
     left.is_positive().then_some(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_will_be_told_is_not_asked_for_in_a_hurry_and_all_else_is() {
+        assert_eq!(on_its_way(&Applied::No), POLL);
+        assert_eq!(on_its_way(&Applied::Yes), POLL);
+        assert_eq!(on_its_way(&Applied::Awaited), AWAITED);
+    }
 }
