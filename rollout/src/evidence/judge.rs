@@ -79,6 +79,16 @@ pub fn judgements(look: &Look<'_>) -> Vec<Judgement> {
         .collect()
 }
 
+impl Look<'_> {
+    /// A verdict that nothing was seen, unless the step has just begun, so that it is no wonder.
+    fn unless_early(&self, verdict: Verdict) -> Verdict {
+        match self.run.hold() {
+            Some(held) if held.elapsed(self.now) >= FIRST_REQUEST => verdict,
+            Some(_) | None => Verdict::Inconclusive,
+        }
+    }
+}
+
 /// The observation with the judgements of the routers' guardrails beside those of the others.
 pub(crate) fn with_judgements<'a>(
     state: &State,
@@ -110,17 +120,18 @@ fn judge(
     look: &Look<'_>,
     nothing: &Judgement,
 ) -> Judgement {
-    let blind = |problem: &str| Judgement {
+    let blind = |verdict: Verdict, problem: &str| Judgement {
+        verdict,
         problem: Some(problem.to_owned()),
         ..nothing.clone()
     };
     let Some(alpha) = look.plan.alpha_each(look.routers) else {
-        return blind(NOT_OURS);
+        return blind(Verdict::NoData, NOT_OURS);
     };
     let about_this =
         |seen: &&RunEvidence| seen.run == look.run.id && seen.revision == look.run.revision;
     let Some(evidence) = look.evidence.filter(about_this) else {
-        return blind(NOT_HEARD);
+        return blind(look.unless_early(Verdict::Error), NOT_HEARD);
     };
     let case = Case {
         name: &guardrail.name,
@@ -130,10 +141,7 @@ fn judge(
         here: here(look.run, evidence),
     };
     case.conclude(alpha).map_or_else(
-        |error| Judgement {
-            verdict: Verdict::Error,
-            ..blind(&error.to_string())
-        },
+        |error| blind(Verdict::Error, &error.to_string()),
         |concluded| case.judgement(&concluded, nothing.clone()),
     )
 }
@@ -170,11 +178,7 @@ impl Case<'_> {
         } else if let Some(problem) = &self.evidence.problem {
             (Verdict::Error, Some(problem.clone()))
         } else if self.here.0.requests == 0 {
-            let verdict = if self.is_early() {
-                Verdict::Inconclusive
-            } else {
-                Verdict::NoData
-            };
+            let verdict = self.look.unless_early(Verdict::NoData);
             (verdict, Some(NO_REQUEST.to_owned()))
         } else if let Some(lack) = self.lack()? {
             (Verdict::Inconclusive, Some(lack))
@@ -235,12 +239,6 @@ impl Case<'_> {
             bad: bad.fold(0, u64::saturating_add).min(total),
             total,
         }
-    }
-
-    /// Whether the step has just begun, so that it is no wonder if nothing was seen of it.
-    fn is_early(&self) -> bool {
-        let held = self.look.run.hold();
-        held.is_none_or(|held| held.elapsed(self.look.now) < FIRST_REQUEST)
     }
 
     /// What keeps a guardrail that does not fail from passing.

@@ -2,6 +2,7 @@
 
 use crds::{contract::Test, guardrail::OnFail};
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use rollout::{
     guardrail::{Guardrail, RouterTest},
     weight::Weight,
@@ -53,6 +54,14 @@ fn is_rolled_back(cluster: &Cluster) -> bool {
     cluster.phase() == "RolledBack"
 }
 
+fn ready(cluster: &Cluster) -> &Condition {
+    let conditions = cluster.status.conditions.iter();
+    conditions
+        .into_iter()
+        .find(|it| it.type_ == "Ready")
+        .unwrap()
+}
+
 fn bad(revision: Revision, chance: f64) -> Traffic {
     Traffic::new(5000, 500, 7).with_bad(revision, "errors", chance)
 }
@@ -93,12 +102,7 @@ fn canary_that_nobody_reaches_is_not_promoted() {
     let mut traffic = Traffic::new(1, 40, 2);
     assert!(serve(&mut cluster, &mut traffic, 300, is_promoted).is_none());
     assert_eq!(cluster.phase(), "Progressing");
-    let ready = cluster
-        .status
-        .conditions
-        .iter()
-        .find(|it| it.type_ == "Ready")
-        .unwrap();
+    let ready = ready(&cluster);
     assert_eq!(ready.reason, "NoData");
 }
 
@@ -175,12 +179,7 @@ fn hold_keeps_the_weight_of_a_bad_canary() {
     let mut traffic = bad("b", 0.5);
     assert!(serve(&mut cluster, &mut traffic, 120, is_rolled_back).is_none());
     assert_eq!(cluster.weight("b"), Weight::from_basis_points(100));
-    let ready = cluster
-        .status
-        .conditions
-        .iter()
-        .find(|it| it.type_ == "Ready")
-        .unwrap();
+    let ready = ready(&cluster);
     assert_eq!(ready.reason, "GuardrailFailed");
     let split = cluster.rule.as_ref().unwrap().split.as_ref().unwrap();
     let trips = split.judge.as_ref().unwrap().guardrails.iter();
@@ -200,12 +199,7 @@ fn all_traffic_needs_proof_that_the_canary_is_hardly_worse() {
     assert!(serve(&mut cluster, &mut traffic, 200, before_all).is_some());
     let gone_on = |cluster: &Cluster| cluster.weight("b") != Weight::from_basis_points(2500);
     assert_eq!(serve(&mut cluster, &mut traffic, 15, gone_on), None);
-    let ready = cluster
-        .status
-        .conditions
-        .iter()
-        .find(|it| it.type_ == "Ready")
-        .unwrap();
+    let ready = ready(&cluster);
     assert_eq!(ready.reason, "Inconclusive");
     assert!(
         ready.message.contains("less than 2 times as bad"),
@@ -222,12 +216,7 @@ fn requests_that_never_reach_the_canary_block_a_pass() {
     traffic.is_lossy = true;
     cluster.plan.steps.drain(..2);
     assert!(serve(&mut cluster, &mut traffic, 120, is_promoted).is_none());
-    let ready = cluster
-        .status
-        .conditions
-        .iter()
-        .find(|it| it.type_ == "Ready")
-        .unwrap();
+    let ready = ready(&cluster);
     assert!(
         ready.message.contains("share of the requests"),
         "{}",
@@ -247,12 +236,7 @@ fn routers_of_others_see_nothing() {
     assert!(serve(&mut cluster, &mut traffic, 120, is_promoted).is_none());
     let split = cluster.rule.as_ref().unwrap().split.clone().unwrap();
     assert_eq!(split.judge, None);
-    let ready = cluster
-        .status
-        .conditions
-        .iter()
-        .find(|it| it.type_ == "Ready")
-        .unwrap();
+    let ready = ready(&cluster);
     assert!(
         ready.message.contains("no router of Sluice"),
         "{}",
@@ -385,6 +369,53 @@ fn runs_of_canaries_that_are_no_worse_are_hardly_ever_rolled_back() {
         wrong += usize::from(is_rolled_back(&cluster));
     }
     assert!(wrong <= 10, "{wrong} of 100");
+}
+
+#[test]
+fn silent_routers_are_an_error_and_no_blame() {
+    let mut cluster = watched();
+    cluster.until(60, |_| false);
+    assert_eq!(cluster.weight("b"), Weight::from_basis_points(100));
+    assert_eq!(ready(&cluster).reason, "GuardrailError");
+}
+
+/// The store takes no more than so much of one object with ease.
+const STATUS_MAX: usize = 64 * 1024;
+
+#[test]
+fn status_of_the_largest_plan_is_not_too_large() {
+    let mut cluster = watched();
+    let name = |kind: &str, number: usize| format!("{kind}-{number}-{}", "x".repeat(50));
+    let routers = Guardrail::defaults().swap_remove(0);
+    let prometheus = super::cluster::plan().guardrails.swap_remove(0);
+    cluster.plan.guardrails = (0..8)
+        .flat_map(|number| {
+            let (mut one, mut other) = (routers.clone(), prometheus.clone());
+            one.name = name("routers", number);
+            other.name = name("prometheus", number);
+            [one, other]
+        })
+        .collect();
+    // As many transitions as are remembered.
+    cluster.plan.steps = (1..=12)
+        .map(|number| rollout::plan::Step {
+            weight: Weight::from_basis_points(if number == 12 { 10_000 } else { number * 100 }),
+            hold: SignedDuration::from_secs(1),
+        })
+        .collect();
+    let mut traffic = bad("a", 0.01).with_bad("b", "errors", 0.01);
+    let largest = std::cell::Cell::new(0_usize);
+    serve(&mut cluster, &mut traffic, 400, |cluster| {
+        largest.set(
+            largest
+                .get()
+                .max(serde_json::to_vec(&cluster.status).unwrap().len()),
+        );
+        is_promoted(cluster)
+    });
+    assert!(is_promoted(&cluster));
+    let largest = largest.get();
+    assert!((STATUS_MAX / 4..STATUS_MAX).contains(&largest), "{largest}");
 }
 
 #[test]
