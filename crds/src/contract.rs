@@ -280,6 +280,10 @@ pub struct AppliedRoute {
     pub name: String,
     /// [`route_digest`] of what is being served.
     pub digest: String,
+    /// The guardrail by which the canary would be taken out, were there an endpoint of stable to go
+    /// back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
 }
 
 /// Digest of everything on a route that changes where traffic goes: its rules, the split and the

@@ -127,7 +127,7 @@ impl Admin {
     fn applied(&self) -> Applied {
         Applied {
             stale: self.stale.load(Ordering::Acquire),
-            ..self.proxy.served.load().applied()
+            ..self.proxy.applied()
         }
     }
 

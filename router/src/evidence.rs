@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use tracing::warn;
 use verdict::attribution::Track;
 
-use self::ledger::{Ledger, Rejected};
+use self::ledger::{Ledger, Look, Rejected};
 use self::trial::{Ages, Inbox, Trial, Witness};
 use crate::metrics::Metrics;
 use crate::table::objects::ObjectKey;
@@ -94,8 +94,8 @@ impl Evidences {
                 .map(|watched| (watched.step, watched.weight))
                 .collect();
             let mut ledger = trial.ledger();
-            ledger.bound = first.guardrails.bound;
-            let segments = ledger.open(&wanted, self.inbox.at(now).as_secs());
+            let seconds = self.inbox.at(now).as_secs();
+            let segments = ledger.open(&first.guardrails, &wanted, seconds);
             drop(ledger);
             opened.insert(route.clone(), (Arc::clone(&trial), segments.into_iter()));
             trials.insert(route.clone(), trial);
@@ -121,7 +121,7 @@ impl Evidences {
         let goes_on = before.filter(|trial| {
             trial.run == watched.run
                 && trial.stable == watched.stable_revision
-                && trial.guardrails.judge_alike(&watched.guardrails)
+                && trial.guardrails.watch_alike(&watched.guardrails)
         });
         if let Some(trial) = goes_on {
             return Arc::clone(trial);
@@ -150,17 +150,20 @@ impl Evidences {
         for trial in &trials {
             trial.ledger().advance(now.as_secs());
         }
-        let mut seq = || self.events.fetch_add(1, Ordering::Relaxed) + 1;
+        let look = Look {
+            now: now.as_secs(),
+            events: &self.events,
+        };
         for outcome in self.inbox.take() {
             let mut ledger = outcome.trial().ledger();
-            ledger.take(&outcome, now.as_secs(), &mut seq);
+            ledger.take(&outcome, look);
         }
         let mut is_news = false;
         for trial in &trials {
             let mut ledger = trial.ledger();
             if let Some(slots) = &trial.in_flight {
                 slots.sweep(now, &trial.guardrails, |origin, bad| {
-                    ledger.overdue(origin, bad, now.as_secs(), &mut seq);
+                    ledger.overdue(origin, bad, look);
                 });
             }
             if ledger.is_news() {
@@ -204,11 +207,11 @@ impl Evidences {
 
     /// The canaries that would be taken out if stable had an endpoint to go to, and by which
     /// guardrail.
-    pub fn held(&self) -> Vec<(ObjectKey, String)> {
+    pub fn held(&self) -> BTreeMap<ObjectKey, String> {
         let trials: Vec<Arc<Trial>> = self.trials().values().cloned().collect();
         let held = |trial: &Arc<Trial>| {
             let ledger = trial.ledger();
-            let rejected = ledger.rejected(&trial.guardrails).filter(|_| ledger.held)?;
+            let rejected = ledger.rejected().filter(|_| ledger.held)?;
             let guardrail = trial.guardrails.iter().nth(rejected.guardrail)?;
             Some((trial.route.clone(), guardrail.name.clone()))
         };
@@ -247,7 +250,7 @@ fn conclude(trial: &Trial, ledger: &mut Ledger) -> Option<Trip> {
     if trial.is_tripped() {
         return None;
     }
-    let rejected = ledger.rejected(&trial.guardrails)?;
+    let rejected = ledger.rejected()?;
     if trial.stable_reachable.load(Ordering::Relaxed) {
         ledger.held = false;
         return trip(trial, ledger, rejected);

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use crds::contract::Evidence;
+use crds::contract::{Applied, Evidence};
 use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
@@ -113,6 +113,11 @@ impl Proxy {
         served::publish(table, witnesses, &self.served, &self.metrics, &self.pool);
         self.metrics.take_out(&self.evidence.tripped());
         self.published.send_replace(());
+    }
+
+    /// What the operator asks for.
+    pub fn applied(&self) -> Applied {
+        self.served.load().applied(&self.evidence.held())
     }
 
     /// Judges the canaries for as long as the process lives.
@@ -229,6 +234,10 @@ impl Proxy {
         drawn: usize,
         request: Request<Outgoing>,
     ) -> Request<Outgoing> {
+        let out = served.witness(rule).map(|witness| witness.flag());
+        if out.as_ref().is_some_and(|out| out.load(Ordering::Relaxed)) {
+            return request;
+        }
         let canary = rule.mirrored(drawn, request.method(), rand::random());
         let counted = canary.and_then(|canary| Some((canary, served.meter(canary.series)?)));
         let Some((canary, meter)) = counted else {
@@ -238,7 +247,7 @@ impl Proxy {
         let to = Destination {
             pool: Arc::clone(&self.pool),
             endpoints: canary.backend.endpoints().to_vec(),
-            out: served.witness(rule).map(|witness| witness.flag()),
+            out,
             meter: Arc::clone(meter),
             bound: if bound.is_zero() { MIRROR_MAX } else { bound.min(MIRROR_MAX) },
         };

@@ -1,5 +1,6 @@
 //! What is being served, as one value that is swapped whole.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -39,12 +40,13 @@ impl Served {
         self.witnesses.get(rule.watched?)
     }
 
-    /// What the operator asks for.
-    pub fn applied(&self) -> Applied {
+    /// What the operator asks for. `held` says which canaries should be out and are not, and why.
+    pub fn applied(&self, held: &BTreeMap<ObjectKey, String>) -> Applied {
         let routes = self.table.routes.iter().map(|route| AppliedRoute {
             namespace: route.key.namespace.clone(),
             name: route.key.name.clone(),
             digest: route.digest.clone(),
+            held: held.get(&route.key).cloned(),
         });
         Applied {
             routes: routes.collect(),

@@ -13,8 +13,17 @@ const USERS_MAX: usize = 16 * 1024;
 /// The test of one guardrail.
 #[derive(Debug)]
 pub(super) enum Docket {
-    Comparison(Box<Lanes>),
+    Comparison(Box<Comparison>),
     Objective(Objective),
+}
+
+/// A comparison with stable.
+#[derive(Debug)]
+pub(super) struct Comparison {
+    lanes: Lanes,
+    /// Users with a bad answer while the canary had no traffic or all of it. It says nothing here
+    /// and does not use the user up; others may hold it against an objective.
+    elsewhere: FirstSeen,
 }
 
 /// What a request says to a guardrail.
@@ -31,9 +40,10 @@ impl Docket {
     /// Of a run that is first seen in a step, at `now`, in seconds.
     pub(super) fn new(check: Check, step: u32, now: u64) -> Self {
         match check {
-            Check::Comparison(test) => {
-                Self::Comparison(Box::new(Lanes::begin(test, USERS_MAX, step, now)))
-            }
+            Check::Comparison(test) => Self::Comparison(Box::new(Comparison {
+                lanes: Lanes::begin(test, USERS_MAX, step, now),
+                elsewhere: FirstSeen::new(USERS_MAX),
+            })),
             Check::Objective(max) => Self::Objective(Objective::new(max, step, now)),
         }
     }
@@ -41,7 +51,7 @@ impl Docket {
     /// Time passes: at every look, before what was said since.
     pub(super) fn advance(&mut self, step: u32, now: u64) {
         match self {
-            Self::Comparison(lanes) => lanes.advance(step, now),
+            Self::Comparison(comparison) => comparison.lanes.advance(step, now),
             Self::Objective(objective) => objective.advance(step, now),
         }
     }
@@ -49,17 +59,7 @@ impl Docket {
     /// Takes one request in. True where it was a bad event that counted.
     pub(super) fn take(&mut self, said: Said, now: u64) -> bool {
         match self {
-            Self::Comparison(lanes) if said.bad => {
-                let event = BadEvent {
-                    user: said.user,
-                    track: said.track,
-                    weight: said.weight,
-                    at: now,
-                };
-                // Weights are shares by construction.
-                let counted = lanes.observe(&event).ok();
-                counted.is_some_and(|counted| counted.carry || counted.restart)
-            }
+            Self::Comparison(comparison) if said.bad => comparison.take(said, now),
             Self::Comparison(_) => false,
             Self::Objective(objective) => match said.track {
                 Track::Canary => objective.take(said.user, said.bad),
@@ -71,7 +71,7 @@ impl Docket {
     /// The evidence against the canary.
     pub(super) fn ln_e(&self) -> f64 {
         match self {
-            Self::Comparison(lanes) => lanes.ln_e(),
+            Self::Comparison(comparison) => comparison.lanes.ln_e(),
             Self::Objective(objective) => objective.ln_e(),
         }
     }
@@ -79,9 +79,26 @@ impl Docket {
     /// The highest that it ever was: what is compared with the bound.
     pub(super) fn highest(&self) -> f64 {
         match self {
-            Self::Comparison(lanes) => lanes.highest(),
+            Self::Comparison(comparison) => comparison.lanes.highest(),
             Self::Objective(objective) => objective.highest,
         }
+    }
+}
+
+impl Comparison {
+    fn take(&mut self, said: Said, now: u64) -> bool {
+        if said.weight <= 0.0 || said.weight >= 1.0 {
+            return said.user.is_none_or(|user| self.elsewhere.first(user));
+        }
+        let event = BadEvent {
+            user: said.user,
+            track: said.track,
+            weight: said.weight,
+            at: now,
+        };
+        // Weights are shares by construction.
+        let counted = self.lanes.observe(&event).ok();
+        counted.is_some_and(|counted| counted.carry || counted.restart)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crds::contract::{self, UserEvent};
 use verdict::attribution::Track;
@@ -20,21 +21,27 @@ const SEGMENTS_MAX: usize = 64;
 const EVENTS_MAX: usize = 16 * 1024;
 
 /// What the judge has of a run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) bound: f64,
     segments: Vec<Kept>,
     last_id: u32,
     step: u32,
-    checks: Vec<Check>,
-    /// The tests of [`Self::checks`], from the moment that the first segment is opened.
-    dockets: Vec<Docket>,
+    cases: Vec<Case>,
     events: VecDeque<UserEvent>,
     last_event: u64,
     dropped: u64,
     /// [`Self::sum`] when it was last asked for.
     told: u64,
     pub(super) held: bool,
+}
+
+/// A guardrail's test.
+#[derive(Debug)]
+struct Case {
+    check: Check,
+    trips: bool,
+    docket: Docket,
 }
 
 #[derive(Debug)]
@@ -49,6 +56,21 @@ struct Kept {
 /// A segment, and the one that is in force once the canary was taken out.
 pub(super) type Opened = (Arc<Segment>, Arc<Segment>);
 
+/// One look of the judge.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look<'events> {
+    /// The judge's time, in seconds.
+    pub(super) now: u64,
+    /// The number of the last event of any run.
+    pub(super) events: &'events AtomicU64,
+}
+
+impl Look<'_> {
+    fn number(self) -> u64 {
+        self.events.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
 /// A guardrail that rejects.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rejected {
@@ -59,33 +81,18 @@ pub(super) struct Rejected {
 }
 
 impl Ledger {
-    /// Nothing seen.
-    pub(super) fn new(guardrails: &Guardrails) -> Self {
-        Self {
-            bound: guardrails.bound,
-            segments: Vec::new(),
-            last_id: 0,
-            step: 0,
-            checks: guardrails.iter().map(|it| it.check).collect(),
-            dockets: Vec::new(),
-            events: VecDeque::new(),
-            last_event: 0,
-            dropped: 0,
-            told: 0,
-            held: false,
-        }
-    }
-
     /// The segments that requests are routed in from now on, each with the one that is in force once
     /// the canary was taken out.
-    pub(super) fn open(&mut self, wanted: &[(u32, u16)], now: u64) -> Vec<Opened> {
+    pub(super) fn open(
+        &mut self,
+        guardrails: &Guardrails,
+        wanted: &[(u32, u16)],
+        now: u64,
+    ) -> Vec<Opened> {
         if let Some((step, _)) = wanted.first() {
             self.step = *step;
         }
-        if self.dockets.len() < self.checks.len() {
-            let begin = |check: &Check| Docket::new(*check, self.step, now);
-            self.dockets = self.checks.iter().map(begin).collect();
-        }
+        self.follow(guardrails, now);
         let current = |kept: &Kept, step, weight| {
             kept.is_current && kept.segment.step == step && kept.segment.weight == weight
         };
@@ -119,6 +126,27 @@ impl Ledger {
         opened
     }
 
+    /// Judges by these from now on. A test that became another one begins with nothing.
+    fn follow(&mut self, guardrails: &Guardrails, now: u64) {
+        self.bound = guardrails.bound;
+        for (at, wanted) in guardrails.iter().enumerate() {
+            let known = self.cases.get_mut(at);
+            if let Some(case) = known.filter(|case| case.check == wanted.check) {
+                case.trips = wanted.trips;
+                continue;
+            }
+            let case = Case {
+                check: wanted.check,
+                trips: wanted.trips,
+                docket: Docket::new(wanted.check, self.step, now),
+            };
+            match self.cases.get_mut(at) {
+                Some(known) => *known = case,
+                None => self.cases.push(case),
+            }
+        }
+    }
+
     /// Keeps within bounds.
     fn forget(&mut self) {
         self.segments.retain(|kept| {
@@ -143,14 +171,13 @@ impl Ledger {
     /// Adds a segment that was removed from `at` to another one, of the same weight where there is
     /// one. Of another weight its events are worth nothing, and are dropped.
     fn merge(&mut self, oldest: &Kept, at: usize) {
-        let same = |kept: &&mut Kept| {
-            kept.segment.step == oldest.segment.step && kept.segment.weight == oldest.segment.weight
+        let same = |kept: &Kept| kept.segment.weight == oldest.segment.weight;
+        let same_step = |kept: &Kept| same(kept) && kept.segment.step == oldest.segment.step;
+        let found = self.segments.iter().position(same_step);
+        let found = found.or_else(|| self.segments.iter().position(same));
+        let Some(into) = self.segments.get_mut(found.unwrap_or(at)) else {
+            return;
         };
-        let into = match self.segments.iter_mut().find(same) {
-            Some(into) => Some(into),
-            None => self.segments.get_mut(at),
-        };
-        let Some(into) = into else { return };
         into.segment.absorb(&oldest.segment);
         into.units += oldest.units;
         let (from, to) = (oldest.segment.id, into.segment.id);
@@ -166,13 +193,13 @@ impl Ledger {
 
     /// Time passes: at every look, before what was told since.
     pub(super) fn advance(&mut self, now: u64) {
-        for docket in &mut self.dockets {
-            docket.advance(self.step, now);
+        for case in &mut self.cases {
+            case.docket.advance(self.step, now);
         }
     }
 
     /// Takes in what a request told.
-    pub(super) fn take(&mut self, outcome: &Outcome, now: u64, seq: &mut dyn FnMut() -> u64) {
+    pub(super) fn take(&mut self, outcome: &Outcome, look: Look<'_>) {
         let segment = outcome.segment();
         let origin = Origin {
             segment: segment.id,
@@ -180,20 +207,14 @@ impl Ledger {
             user: outcome.user,
             counted: outcome.judged,
         };
-        self.hear(origin, segment.share(), outcome.bad, now, seq);
+        self.hear(origin, segment.share(), outcome.bad, look);
         if outcome.is_over && outcome.track == Track::Canary {
             self.count_unit(segment.id, outcome.user);
         }
     }
 
     /// Takes in a request that is bad before it ended. The counts are the caller's.
-    pub(super) fn overdue(
-        &mut self,
-        origin: Origin,
-        bad: Bits,
-        now: u64,
-        seq: &mut dyn FnMut() -> u64,
-    ) {
+    pub(super) fn overdue(&mut self, origin: Origin, bad: Bits, look: Look<'_>) {
         let kept = self.segments.iter();
         let Some(segment) = kept
             .map(|kept| &kept.segment)
@@ -207,17 +228,10 @@ impl Ledger {
             counted: bad,
             ..origin
         };
-        self.hear(origin, share, bad, now, seq);
+        self.hear(origin, share, bad, look);
     }
 
-    fn hear(
-        &mut self,
-        origin: Origin,
-        weight: f64,
-        bad: Bits,
-        now: u64,
-        seq: &mut dyn FnMut() -> u64,
-    ) {
+    fn hear(&mut self, origin: Origin, weight: f64, bad: Bits, look: Look<'_>) {
         for at in places(origin.counted) {
             let said = Said {
                 track: origin.track,
@@ -225,11 +239,11 @@ impl Ledger {
                 weight,
                 bad: bad & bit(at) != 0,
             };
-            let docket = self.dockets.get_mut(at);
-            let is_new = docket.is_some_and(|docket| docket.take(said, now));
+            let case = self.cases.get_mut(at);
+            let is_new = case.is_some_and(|case| case.docket.take(said, look.now));
             if let (true, Some(user)) = (is_new, origin.user) {
                 self.remember(UserEvent {
-                    seq: seq(),
+                    seq: look.number(),
                     segment: origin.segment,
                     guardrail: u8::try_from(at).unwrap_or_default(),
                     canary: origin.track == Track::Canary,
@@ -262,20 +276,20 @@ impl Ledger {
     }
 
     /// The guardrail that rejects most clearly, of those that trip.
-    pub(super) fn rejected(&self, guardrails: &Guardrails) -> Option<Rejected> {
-        let judged = guardrails.iter().zip(&self.dockets).enumerate();
-        judged
-            .filter(|(_, (guardrail, docket))| guardrail.trips && docket.highest() >= self.bound)
-            .map(|(guardrail, (_, docket))| Rejected {
+    pub(super) fn rejected(&self) -> Option<Rejected> {
+        let tripping = self.cases.iter().enumerate().filter(|(_, it)| it.trips);
+        tripping
+            .map(|(guardrail, case)| Rejected {
                 guardrail,
-                log_e: docket.highest(),
+                log_e: case.docket.highest(),
             })
+            .filter(|rejected| rejected.log_e >= self.bound)
             .max_by(|one, two| one.log_e.total_cmp(&two.log_e))
     }
 
     /// The evidence against the canary, by guardrail.
     pub(super) fn ln_e(&self) -> impl Iterator<Item = f64> + '_ {
-        self.dockets.iter().map(Docket::ln_e)
+        self.cases.iter().map(|case| case.docket.ln_e())
     }
 
     /// Whether something was counted since this was last asked.

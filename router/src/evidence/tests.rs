@@ -202,9 +202,9 @@ fn ten_minutes(seed: u64, alpha: &str, worse: u64, retries: u64) -> bool {
 
 #[test]
 fn a_canary_as_bad_as_stable_trips_no_more_often_than_allowed() {
-    let seeds = 400;
+    let seeds = 200;
     let trips = |retries| {
-        let tripped = (0..400).filter(|seed: &u64| ten_minutes(seed * 7919, "0.05", 1, retries));
+        let tripped = (0..200).filter(|seed: &u64| ten_minutes(seed * 7919, "0.05", 1, retries));
         i32::try_from(tripped.count()).unwrap()
     };
     let bound = binomial_bound(seeds, 0.05);
@@ -251,6 +251,41 @@ fn an_objective_counts_a_users_first_request_and_trips_when_it_is_missed() {
     // At full weight a comparison sees nothing; an objective does.
     router.look(40);
     assert!(router.is_tripped());
+}
+
+#[test]
+fn a_comparison_that_becomes_an_objective_goes_on_with_its_counts_and_begins_its_test() {
+    let mut router = Virtual::new("0.001", vec![errors(comparison("1"))]);
+    router.publish("r1", 1, 5000, 0);
+    for user in 0..10 {
+        router.request(Role::Canary, Some(user), 500, 1);
+        router.request(Role::Stable, Some(1000 + user), 500, 1);
+    }
+    router.look(2);
+    let max = Number::from("0.05");
+    router.judge.guardrails = vec![errors(Test::Objective { max })];
+    router.publish("r1", 2, 10_000, 3);
+    for user in 0..20 {
+        router.request(Role::Canary, Some(user), 500, 4);
+    }
+    router.look(5);
+    assert!(router.is_tripped());
+    let told = router.told();
+    let requests = told.segments.iter().map(|it| it.canary.requests);
+    assert_eq!(requests.collect::<Vec<_>>(), [10, 20]);
+    assert_eq!(told.events.len(), 40);
+}
+
+#[test]
+fn at_full_weight_a_comparison_learns_nothing_but_tells_whose_answers_were_bad() {
+    let mut router = Virtual::new("0.001", vec![errors(comparison("1"))]);
+    router.publish("r1", 1, 10_000, 0);
+    for user in 0..100 {
+        router.request(Role::Canary, Some(user / 2), 500, 1);
+    }
+    router.look(2);
+    assert!(!router.is_tripped());
+    assert_eq!(router.told().events.len(), 50);
 }
 
 #[test]
@@ -310,8 +345,8 @@ fn segments_beyond_the_bound_are_merged_and_no_request_is_lost() {
     let sum: u64 = told.segments.iter().map(|it| it.stable.requests).sum();
     assert_eq!(sum, sent);
     // What was in flight all the time counts where it was routed.
-    let routed = told.segments.iter().find(|it| it.weight == 9_000).unwrap();
-    assert_eq!(routed.canary.requests, 1);
+    let first = told.segments.iter().find(|it| it.weight == 9_000).unwrap();
+    assert_eq!(first.canary.requests, 1);
     // No event names a segment that is gone, and those of another weight are counted as dropped.
     let ids: Vec<u32> = told.segments.iter().map(|it| it.id).collect();
     assert!(told.events.iter().all(|event| ids.contains(&event.segment)));
@@ -440,11 +475,13 @@ fn a_request_in_flight_is_counted_once_whoever_comes_first() {
 
 #[test]
 fn requests_that_end_while_the_judge_looks_are_counted_once() {
-    let slow = guardrail(
+    let mut slow = guardrail(
         "slow",
         BadEvent::SlowerThan { millis: 1 },
         comparison("100"),
     );
+    // A trip would end the segment.
+    slow.trips = false;
     let mut router = Virtual::new("0.001", vec![slow]);
     router.publish("r1", 1, 500, 0);
     let router = &router;

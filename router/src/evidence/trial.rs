@@ -89,7 +89,6 @@ impl Trial {
     /// Of a run that begins here.
     pub fn new(watched: &Watched, tripped: Arc<AtomicBool>, inbox: Arc<Inbox>) -> Self {
         let guardrails = Guardrails::clone(&watched.guardrails);
-        let ledger = Mutex::new(Ledger::new(&guardrails));
         Self {
             route: watched.route.key.clone(),
             model_deployment: watched.route.model_deployment.clone(),
@@ -101,7 +100,7 @@ impl Trial {
             guardrails,
             inbox,
             lost: AtomicU64::default(),
-            ledger,
+            ledger: Mutex::default(),
         }
     }
 

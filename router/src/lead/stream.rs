@@ -155,12 +155,10 @@ impl Feed {
     }
 
     async fn say_applied(&mut self) -> Result<(), Ended> {
-        let served = self.proxy.served.load_full();
-        if !served.is_known {
+        if !self.proxy.served.load().is_known {
             return Ok(());
         }
-        let routes = served.applied().routes;
-        drop(served);
+        let routes = self.proxy.applied().routes;
         if self.applied.as_ref() != Some(&routes) {
             self.applied = Some(routes.clone());
             self.say(&FromRouter::Applied { routes }).await?;

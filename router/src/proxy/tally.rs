@@ -28,7 +28,8 @@ struct First {
     code: Option<u16>,
     /// None where it is no evidence.
     observation: Option<Observation>,
-    first_byte: Option<Duration>,
+    /// When its body began, from the request's arrival.
+    body_began: Option<Duration>,
     broken: bool,
 }
 
@@ -39,7 +40,7 @@ impl First {
             observation.end(&Ended {
                 code,
                 took,
-                first_byte: self.first_byte,
+                first_byte: self.body_began,
                 broken: self.broken,
             });
         }
@@ -95,7 +96,7 @@ impl Tally {
             } else {
                 observe(self.started)
             },
-            first_byte: None,
+            body_began: None,
             broken: false,
         });
         true
@@ -131,8 +132,8 @@ impl Tally {
     /// A chunk of the body came.
     pub(super) fn chunk(&mut self) {
         let started = self.started;
-        if let Some(first) = self.being_observed().filter(|it| it.first_byte.is_none()) {
-            first.first_byte = Some(started.elapsed());
+        if let Some(first) = self.being_observed().filter(|it| it.body_began.is_none()) {
+            first.body_began = Some(started.elapsed());
             if let Some(observation) = &first.observation {
                 observation.first_byte();
             }
