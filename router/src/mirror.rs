@@ -99,7 +99,7 @@ pub struct Destination {
 
 /// A copy that is to be sent.
 #[derive(Debug)]
-pub struct Copy {
+struct Duplicate {
     to: Destination,
     method: Method,
     uri: Uri,
@@ -123,7 +123,7 @@ impl Mirrors {
         }
         let mut headers = request.headers().clone();
         headers.insert(HEADER_MIRROR, HeaderValue::from_static("true"));
-        let copy = Copy {
+        let copy = Duplicate {
             to,
             method: request.method().clone(),
             uri: request.uri().clone(),
@@ -145,7 +145,7 @@ impl Mirrors {
     }
 }
 
-impl Copy {
+impl Duplicate {
     /// Sends it, with all of its body, which holds its bytes.
     fn start(self, body: Bytes, held: Option<OwnedSemaphorePermit>) {
         tokio::spawn(async move {
@@ -240,14 +240,14 @@ pub struct Tee {
 
 #[derive(Debug)]
 struct Copying {
-    copy: Copy,
+    copy: Duplicate,
     kept: BytesMut,
     bytes: Arc<Semaphore>,
     held: Option<OwnedSemaphorePermit>,
 }
 
 impl Tee {
-    fn new(body: Incoming, copy: Copy, bytes: Arc<Semaphore>) -> Self {
+    fn new(body: Incoming, copy: Duplicate, bytes: Arc<Semaphore>) -> Self {
         let copying = Copying {
             copy,
             kept: BytesMut::new(),

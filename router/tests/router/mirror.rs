@@ -166,6 +166,21 @@ async fn a_canary_that_never_answers_delays_nobody_and_is_sent_no_more_than_ther
 }
 
 #[tokio::test]
+async fn a_canary_that_was_taken_out_gets_no_copies_from_the_next_request_on() {
+    let (stable, (canary, mut to_canary)) = (named("stable").await, telling("canary", 200).await);
+    let world = World::start(&objects(&[stable], &[canary], route(10_000, "All"))).await;
+    let mut client = world.client().await;
+    client.get(None).await;
+    to_canary.recv().await.unwrap();
+    world.take_out();
+    for _ in 0..10 {
+        client.get(None).await;
+    }
+    world.all_mirrored("answered", 1).await;
+    to_canary.try_recv().unwrap_err();
+}
+
+#[tokio::test]
 async fn a_condemned_canary_gets_no_copies() {
     let (stable, (canary, mut to_canary)) = (named("stable").await, telling("canary", 200).await);
     let mut condemned = route(10_000, "All");

@@ -77,6 +77,18 @@ async fn a_canary_that_is_gone_or_condemned_is_shown_to_nobody() {
 }
 
 #[tokio::test]
+async fn a_canary_that_was_taken_out_is_shown_to_nobody_from_the_next_request_on() {
+    let (stable, canary) = (named("stable").await, named("canary").await);
+    let world = World::start(&objects(&[stable], &[canary], route(5))).await;
+    let mut client = world.client().await;
+    assert_eq!(said(&mut client, "next").await.revision(), "canary");
+    world.take_out();
+    for _ in 0..5 {
+        assert_eq!(said(&mut client, "next").await.revision(), "stable");
+    }
+}
+
+#[tokio::test]
 async fn what_testers_get_is_no_evidence() {
     let (stable, canary) = (named("stable").await, named("canary").await);
     let route = edited(95, 5, |split| {

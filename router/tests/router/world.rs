@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use crds::contract::Trip;
+use crds::quantity::Number;
 use http::header::HOST as HOST_HEADER;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::combinators::BoxBody;
@@ -15,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use sluice_router::pick::SplitKey;
 use sluice_router::proxy::server::{Limits, Server};
 use sluice_router::proxy::{HEADER_REVISION, Proxy};
-use sluice_router::table::objects::Objects;
+use sluice_router::table::objects::{ObjectKey, Objects};
 use sluice_router::table::{self, LastGood, Settings};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -96,6 +98,20 @@ impl World {
 
     pub async fn client(&self) -> Client {
         Client::connect(self.address).await
+    }
+
+    /// Takes the canary of run `r1` out, as another replica's word does.
+    pub fn take_out(&self) {
+        let trip = Trip {
+            run: "r1".to_owned(),
+            revision: "canary".to_owned(),
+            guardrail: "errors".to_owned(),
+            log_e: Number("9".to_owned()),
+            bound: Number("7".to_owned()),
+            message: String::new(),
+        };
+        let route = ObjectKey::new("ml", "digits");
+        assert!(self.proxy.trips.trip(&route, trip));
     }
 
     /// The count of a revision's requests with a code.
