@@ -263,6 +263,9 @@ proptest! {
         ln_e in prop::collection::vec(-3.0..9.0_f64, 1..12)
     ) {
         let rejected = alpha::e_bh(0.05, &ln_e).unwrap();
+        let size = |count: usize| f64::from(u32::try_from(count).unwrap());
+        let enough = (size(ln_e.len()) / (0.05 * size(rejected.len().max(1)))).ln();
+        prop_assert!(rejected.iter().all(|at| ln_e[*at] >= enough - 1e-9));
         let weakest = rejected.iter().map(|at| ln_e[*at]).fold(f64::INFINITY, f64::min);
         for (at, value) in ln_e.iter().enumerate() {
             prop_assert!(rejected.contains(&at) || *value <= weakest);
