@@ -137,9 +137,15 @@ impl Routers {
         self.heard.follow(route, follow, (self.silent_since(), now))
     }
 
-    /// A route has no run: nothing is kept of it.
+    /// A route has no run: nothing is kept of any.
+    pub fn at_rest(&self, route: &NamespacedName) {
+        self.heard.only(route, None);
+    }
+
+    /// A route is no more: nothing is kept of it.
     pub fn forget(&self, route: &NamespacedName) {
         self.heard.only(route, None);
+        self.heard.await_no_digest(route);
     }
 
     /// The trip of a run, if a router said that there is one.

@@ -37,7 +37,7 @@ pub(super) fn heard(
     let Some(run) = state.and_then(State::run) else {
         // Of a status that cannot be read it is not known whether there is a run.
         if !state.is_some_and(|state| matches!(state.phase, Phase::Unknown { .. })) {
-            ctx.routers.forget(&name);
+            ctx.routers.at_rest(&name);
         }
         return Heard::default();
     };

@@ -373,3 +373,6 @@ impl Bad {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

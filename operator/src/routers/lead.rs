@@ -54,9 +54,13 @@ pub(super) async fn tell(routers: &Routers, address: &str, term: &Term) {
         let round = async {
             let outcome = post(routers, address, term, &standing).await;
             report(address, &before, &outcome);
-            let wait = match outcome {
-                Outcome::Heard | Outcome::Superseded | Outcome::Failed(_) => routers.pace.heartbeat,
-                Outcome::Unknown => routers.pace.longest_pause,
+            let wait = match (&before, &outcome) {
+                // A connection that was kept may have ended meanwhile: a trip shall not wait for that.
+                (Outcome::Heard, Outcome::Failed(_)) => routers.pace.first_pause,
+                (_, Outcome::Unknown) => routers.pace.longest_pause,
+                (_, Outcome::Heard | Outcome::Superseded | Outcome::Failed(_)) => {
+                    routers.pace.heartbeat
+                }
             };
             before = outcome;
             sleep(wait).await;

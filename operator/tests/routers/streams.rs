@@ -45,7 +45,7 @@ async fn a_trip_is_passed_on_at_once_and_holds_until_the_run_is_over() {
     leader.are(&[&two, &three]);
     three.led(|said| said.trips.len() == 1).await;
 
-    leader.routers.forget(&route());
+    leader.routers.at_rest(&route());
     two.led(|said| said.trips.is_empty()).await;
     assert_eq!(leader.routers.trip_of(&route(), "r1"), None);
 }

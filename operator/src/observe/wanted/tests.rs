@@ -42,6 +42,7 @@ fn by_default_the_model_is_reached_through_our_gateway_by_its_service_name() {
         (wanted.replicas, wanted.attempt, wanted.generation),
         (1, 1, 4)
     );
+    assert_eq!(wanted.routers, 2);
     assert_eq!(wanted.route.parents[0].name, "sluice");
     assert_eq!(wanted.route.parents[0].namespace.as_deref(), Some("s"));
     let hostnames = ["digits.ml", "digits.ml.svc", "digits.ml.svc.cluster.local"];
@@ -56,7 +57,10 @@ fn another_gateway_brings_its_own_names() {
         "splitKey": {"type": "Cookie", "name": "uid"},
         "timeouts": {"request": "2s"},
     }});
-    let route = seen(&traffic, &BTreeMap::new()).route;
+    let seen = seen(&traffic, &BTreeMap::new());
+    // No router of ours sees this traffic.
+    assert_eq!(seen.routers, 0);
+    let route = seen.route;
     assert_eq!(route.hostnames, ["digits.example.com"]);
     assert_eq!(route.parents[0].namespace.as_deref(), Some("ml"));
     assert_eq!(
