@@ -32,6 +32,7 @@ const FIRST_REQUEST: SignedDuration = SignedDuration::from_secs(10);
 const NOT_OURS: &str = "no router of Sluice carries this traffic: name guardrails of type \
                         Threshold, or use the Gateway of the chart";
 const NOT_HEARD: &str = "the routers have reported nothing of this run";
+const NO_NUMBER: &str = "the evidence is not a number";
 const NO_REQUEST: &str = "no request of this step has ended on the canary";
 const SHARE: &str = "the canary does not get the share of the requests that its weight gives it";
 
@@ -175,6 +176,8 @@ impl Case<'_> {
         let log_e = self.log_e()?;
         let (verdict, lacks) = if log_e >= bound {
             (Verdict::Fail, None)
+        } else if !log_e.is_finite() {
+            (Verdict::Error, Some(NO_NUMBER.to_owned()))
         } else if let Some(problem) = &self.evidence.problem {
             (Verdict::Error, Some(problem.clone()))
         } else if self.here.0.requests == 0 {

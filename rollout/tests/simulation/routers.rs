@@ -372,6 +372,30 @@ fn runs_of_canaries_that_are_no_worse_are_hardly_ever_rolled_back() {
 }
 
 #[test]
+fn evidence_that_is_no_number_passes_nothing_and_fails_nothing() {
+    for value in [f64::NAN, f64::NEG_INFINITY] {
+        let mut cluster = watched();
+        let mut traffic = bad("a", 0.01);
+        let second_step = |cluster: &Cluster| cluster.weight("b") > Weight::from_basis_points(100);
+        let seen = |cluster: &Cluster| {
+            let evidence = cluster.evidence.as_ref();
+            evidence.is_some_and(|it| it.guardrails["errors"].first_bad.len() > 1)
+        };
+        assert!(serve(&mut cluster, &mut traffic, 60, seen).is_some());
+        for _ in 0..60 {
+            let evidence = cluster.evidence.as_mut().unwrap();
+            let errors = evidence.guardrails.get_mut("errors").unwrap();
+            errors.lanes.as_mut().unwrap().highest = value;
+            cluster.reconcile(Ending::Completes);
+            cluster.pass(SignedDuration::from_secs(1));
+            traffic.second(&mut cluster);
+        }
+        assert!(!second_step(&cluster), "{value}");
+        assert_eq!(ready(&cluster).reason, "GuardrailError", "{value}");
+    }
+}
+
+#[test]
 fn silent_routers_are_an_error_and_no_blame() {
     let mut cluster = watched();
     cluster.until(60, |_| false);
