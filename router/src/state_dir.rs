@@ -20,8 +20,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::table::LastGood;
 use crate::table::objects::{ObjectKey, Objects};
+use crate::table::{LastGood, route};
 use crate::trips::{Standing, Trips};
 use crate::watch::Report;
 
@@ -170,7 +170,12 @@ impl StateDir {
                 namespaces,
             },
             last_good: keyed
-                .map(|route| (ObjectKey::of(&route.metadata), route))
+                .map(|route| {
+                    (
+                        ObjectKey::of(&route.metadata),
+                        route::candidate(&route, None),
+                    )
+                })
                 .collect(),
         })
     }
@@ -332,6 +337,7 @@ fn content(report: &Report) -> KeptObjects {
         .collect();
     let last_good = report.last_good.iter();
     let last_good = last_good
+        .filter_map(|(key, candidate)| Some((key, candidate.good.as_ref()?)))
         .filter(|(key, good)| {
             newest
                 .get(key)

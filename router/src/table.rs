@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::contract::{Mirror, MirrorMethods};
-use crds::gateway::HttpRoute;
 use http::{HeaderMap, HeaderValue, Method};
 
 use crate::matcher::PortTable;
@@ -29,6 +28,7 @@ use self::attach::Claims;
 use self::findings::{RouteFindings, Statuses};
 use self::listener::Gateways;
 use self::objects::{Index, ObjectKey, Objects};
+use self::route::Candidate;
 pub use self::watched::Watched;
 
 /// What the process was told on its command line that bears on configuration.
@@ -195,9 +195,9 @@ impl Rule {
 
     /// The canary, if it has an endpoint to be sent to.
     pub fn canary(&self) -> Option<usize> {
-        self.arms.iter().position(|arm| {
-            arm.role == Role::Canary && !arm.backend.endpoints().is_empty()
-        })
+        self.arms
+            .iter()
+            .position(|arm| arm.role == Role::Canary && !arm.backend.endpoints().is_empty())
     }
 
     /// The arm of a request, and whether it is there at a tester's word and not by the draw.
@@ -277,8 +277,8 @@ pub struct Series {
     pub endpoints: Vec<SocketAddr>,
 }
 
-/// The routes as they were when last valid, by which an invalid edit is bridged.
-pub type LastGood = BTreeMap<ObjectKey, Arc<HttpRoute>>;
+/// The routes of the last table, each as it was when last valid, by which an invalid edit is bridged.
+pub type LastGood = BTreeMap<ObjectKey, Arc<Candidate>>;
 
 /// What [`build`] gives.
 #[derive(Debug, Default)]
@@ -304,11 +304,8 @@ pub fn build(objects: &Objects, settings: &Settings, last_good: &LastGood) -> Bu
     for newest in objects.routes_by_age() {
         let key = ObjectKey::of(&newest.metadata);
         let candidate = route::candidate(&newest, last_good.get(&key));
-        if let Some(good) = &candidate.good {
-            built.last_good.insert(key.clone(), Arc::clone(good));
-        }
-        let run = route::run(candidate.serving());
-        built.table.runs.insert(key.clone(), run);
+        built.last_good.insert(key.clone(), Arc::clone(&candidate));
+        built.table.runs.insert(key.clone(), candidate.run.clone());
         let attached = attach::attach(&candidate, &mut gateways, &index, &mut claims);
         let references = backend::check(candidate.serving(), &index);
         if attached.places.is_empty() {

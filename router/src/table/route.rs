@@ -15,7 +15,8 @@ use super::{Arm, Role, Route, Rule, Run, Series, Sticky, Table, backend, duratio
 use crate::matcher::{Entry, PathMatch};
 use crate::pick::{Testers, UserKey};
 
-/// A route with what can be said of it alone.
+/// A route with what can be said of it alone. It holds from table to table while the route stays the
+/// same: of a thousand routes one changes at a time.
 #[derive(Debug)]
 pub struct Candidate {
     /// As it stands.
@@ -24,6 +25,10 @@ pub struct Candidate {
     pub good: Option<Arc<HttpRoute>>,
     /// The field that is not supported, and why.
     pub refusal: Option<String>,
+    /// The run that is served.
+    pub run: Option<Run>,
+    digest: String,
+    roles: Roles,
 }
 
 impl Candidate {
@@ -40,20 +45,32 @@ impl Candidate {
 
 /// Checks a route. One that was valid before goes on as it was; another object of the same name
 /// has no past.
-pub fn candidate(newest: &Arc<HttpRoute>, before: Option<&Arc<HttpRoute>>) -> Candidate {
+pub fn candidate(newest: &Arc<HttpRoute>, before: Option<&Arc<Candidate>>) -> Arc<Candidate> {
+    if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.newest, newest)) {
+        return Arc::clone(before);
+    }
     let refusal = check(newest).err();
     let good = if refusal.is_none() {
         Some(Arc::clone(newest))
     } else {
         before
+            .and_then(|before| before.good.as_ref())
             .filter(|before| before.metadata.uid == newest.metadata.uid)
             .cloned()
     };
-    Candidate {
+    let serving = good.as_ref().unwrap_or(newest);
+    Arc::new(Candidate {
+        run: run(serving),
+        digest: contract::route_digest(
+            &json!(serving.spec.rules),
+            annotation(serving, contract::ANNOTATION_SPLIT),
+            annotation(newest, contract::ANNOTATION_MARK),
+        ),
+        roles: Roles::of(serving, newest),
         newest: Arc::clone(newest),
         good,
         refusal,
-    }
+    })
 }
 
 fn annotation<'route>(route: &'route HttpRoute, name: &str) -> Option<&'route str> {
@@ -249,20 +266,16 @@ fn paths_of_rule(rule: &HttpRouteRule) -> Vec<PathMatch> {
 /// Adds a valid route to the table, at all its places.
 pub fn add(table: &mut Table, candidate: &Candidate, places: &[Place], index: &Index) {
     let object = candidate.serving();
-    let roles = Roles::of(candidate);
+    let roles = &candidate.roles;
     let route = Arc::new(Route {
         key: ObjectKey::of(&object.metadata),
         model_deployment: roles.model_deployment.clone(),
-        digest: contract::route_digest(
-            &json!(object.spec.rules),
-            annotation(object, contract::ANNOTATION_SPLIT),
-            annotation(&candidate.newest, contract::ANNOTATION_MARK),
-        ),
+        digest: candidate.digest.clone(),
         generation: object.metadata.generation.unwrap_or_default(),
     });
     let mut series = BTreeMap::new();
     for wanted in &object.spec.rules {
-        let mut rule = compile(wanted, &route, &roles, index);
+        let mut rule = compile(wanted, &route, roles, index);
         number(&mut rule, table, &mut series);
         if let Some(on_trial) = &roles.on_trial {
             on_trial.watch(&mut rule, table);
@@ -289,6 +302,7 @@ pub fn add(table: &mut Table, candidate: &Candidate, places: &[Place], index: &I
 }
 
 /// Who plays which role in a route.
+#[derive(Debug)]
 struct Roles {
     model_deployment: String,
     run: String,
@@ -302,8 +316,7 @@ struct Roles {
 }
 
 impl Roles {
-    fn of(candidate: &Candidate) -> Self {
-        let object = candidate.serving();
+    fn of(object: &HttpRoute, newest: &HttpRoute) -> Self {
         let Ok(Some(keyed)) = split(object) else {
             let labels = object.metadata.labels.as_ref();
             let label = labels.and_then(|labels| labels.get(contract::LABEL_MODEL_DEPLOYMENT));
@@ -326,16 +339,13 @@ impl Roles {
         } = keyed;
         // The mark is read from the newest object whatever else is wrong with that one: an edit
         // that is not understood must not keep a condemned revision in traffic.
-        let condemned =
-            annotation(&candidate.newest, contract::ANNOTATION_MARK).is_some_and(|text| {
-                match serde_json::from_str::<Mark>(text) {
-                    Ok(mark) => {
-                        mark.run == split.run && Some(&mark.revision) == split.canary.as_ref()
-                    }
-                    // Something is condemned, and nobody can say what: the canary is the risk.
-                    Err(_) => true,
-                }
-            });
+        let condemned = annotation(newest, contract::ANNOTATION_MARK).is_some_and(|text| {
+            match serde_json::from_str::<Mark>(text) {
+                Ok(mark) => mark.run == split.run && Some(&mark.revision) == split.canary.as_ref(),
+                // Something is condemned, and nobody can say what: the canary is the risk.
+                Err(_) => true,
+            }
+        });
         Self {
             on_trial: OnTrial::of(&split).ok().flatten(),
             model_deployment: split.model_deployment,

@@ -360,10 +360,33 @@ fn what_is_not_ours_is_left_alone() {
     let built = build(&objects);
     assert!(built.statuses.classes.is_empty() && built.statuses.gateways.is_empty());
     assert!(built.statuses.routes.is_empty() && built.table.routes.is_empty());
-    assert!(Arc::ptr_eq(
-        &built.last_good[&ObjectKey::new("ml", "digits")],
-        &objects.routes[0]
-    ));
+    let good = built.last_good[&ObjectKey::new("ml", "digits")]
+        .good
+        .as_ref();
+    assert!(good.is_some_and(|good| Arc::ptr_eq(good, &objects.routes[0])));
+}
+
+#[test]
+fn what_was_read_of_a_route_holds_while_the_route_is_the_same_and_no_longer() {
+    let key = ObjectKey::new("ml", "digits");
+    let mut objects = with(&[split_route(3, 1)]);
+    let first = build(&objects);
+    let again = table::build(&objects, &settings(), &first.last_good);
+    assert!(Arc::ptr_eq(&again.last_good[&key], &first.last_good[&key]));
+    // What is not of the route is read anew.
+    objects.services.clear();
+    let without = table::build(&objects, &settings(), &again.last_good);
+    assert_eq!(
+        said(&without, "ml", "digits")[1],
+        "ResolvedRefs=false BackendNotFound"
+    );
+    let mut marked = split_route(3, 1);
+    let mark = json!({"revision": "canary", "run": "r1"}).to_string();
+    marked["metadata"]["annotations"]["sluice.dev/condemned"] = json!(mark);
+    let objects = with(&[marked]);
+    let marked = table::build(&objects, &settings(), &again.last_good);
+    assert_ne!(marked.table.routes[0].digest, first.table.routes[0].digest);
+    assert_eq!(marked.table.series[0].weight.to_string(), "0");
 }
 
 #[test]
