@@ -398,6 +398,7 @@ fn meter(
             drop(requests.get_or_create(&labels.with(code)));
             codes.insert(code);
         }
+        outcomes.list(&labels);
     }
     Meter {
         labels,
@@ -456,6 +457,11 @@ mod tests {
                 "{text}"
             );
         }
+        let retries = contract::METRIC_ROUTER_RETRIES;
+        assert!(
+            text.contains(&format!("{retries}{labels},outcome=\"sent\"}} 0")),
+            "{text}"
+        );
         meters[1].count(503, Duration::from_millis(3));
         let text = metrics.text().unwrap();
         assert!(text.contains(&format!(

@@ -78,7 +78,7 @@ pub(super) struct Outcomes {
 }
 
 impl Outcomes {
-    /// Counters whose series appear with their first request.
+    /// No series yet. Those of copies appear with the first, for most revisions never get one.
     pub(super) fn register(registry: &mut Registry) -> Self {
         let outcomes = Self::default();
         // The encoder adds the suffix of counters by itself.
@@ -94,6 +94,14 @@ impl Outcomes {
             outcomes.mirrored.clone(),
         );
         outcomes
+    }
+
+    /// Begins to count what is sent again after an attempt at a revision.
+    pub(super) fn list(&self, of: &Labels) {
+        for outcome in RETRIES {
+            let of = of.clone();
+            drop(self.retries.get_or_create(&RetryLabels { of, outcome }));
+        }
     }
 
     pub(super) fn retried(&self, of: &Labels, outcome: Retry) {
