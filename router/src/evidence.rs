@@ -83,6 +83,12 @@ impl Evidences {
         }
         let mut trials = self.trials();
         let before = std::mem::take(&mut *trials);
+        // A route that is not served for a while has not ended its run.
+        let is_named = |trial: &Trial| {
+            let run = table.runs.get(&trial.route);
+            run.is_some_and(|run| run.as_ref() == Some(&trial.run))
+        };
+        trials.extend(before.clone().into_iter().filter(|(_, it)| is_named(it)));
         let mut opened = BTreeMap::new();
         for (route, rules) in by_route {
             let Some(first) = rules.first() else { continue };

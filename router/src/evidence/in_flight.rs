@@ -4,7 +4,7 @@
 //! time to time and marks what is overdue by exchanging the very state that it saw, so that a
 //! request is counted once, by the judge or at its end, and never one that took the slot meanwhile.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use verdict::attribution::Track;
@@ -26,7 +26,11 @@ const START: u32 = 9;
 
 /// The slots.
 #[derive(Debug)]
-pub struct InFlight(Box<[Slot]>);
+pub struct InFlight {
+    slots: Box<[Slot]>,
+    /// Whether a slot may be taken: a thousand runs without traffic cost nothing to look at.
+    in_use: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Slot {
@@ -54,7 +58,10 @@ pub struct Place(usize);
 
 impl Default for InFlight {
     fn default() -> Self {
-        Self((0..SLOTS).map(|_| Slot::default()).collect())
+        Self {
+            slots: (0..SLOTS).map(|_| Slot::default()).collect(),
+            in_use: AtomicBool::new(false),
+        }
     }
 }
 
@@ -75,7 +82,10 @@ impl InFlight {
                     .store(origin.user.unwrap_or_default(), Ordering::Relaxed);
                 slot.origin.store(origin.pack(), Ordering::Relaxed);
                 let state = (micros + 1) << START;
-                slot.state.store(state, Ordering::Release);
+                slot.state.store(state, Ordering::SeqCst);
+                if !self.in_use.load(Ordering::SeqCst) {
+                    self.in_use.store(true, Ordering::SeqCst);
+                }
                 return Some(place);
             }
         }
@@ -110,9 +120,16 @@ impl InFlight {
         guardrails: &Guardrails,
         mut overdue: impl FnMut(Origin, Bits),
     ) {
-        for slot in &self.0 {
-            let seen = slot.state.load(Ordering::Acquire);
-            if seen == FREE || seen == TAKEN {
+        if !self.in_use.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        for slot in &self.slots {
+            let seen = slot.state.load(Ordering::SeqCst);
+            if seen == FREE {
+                continue;
+            }
+            self.in_use.store(true, Ordering::SeqCst);
+            if seen == TAKEN {
                 continue;
             }
             let started = Duration::from_micros((seen >> START) - 1);
@@ -140,7 +157,7 @@ impl InFlight {
     }
 
     fn slot(&self, place: Place) -> Option<&Slot> {
-        self.0.get(place.0)
+        self.slots.get(place.0)
     }
 }
 

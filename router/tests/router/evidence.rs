@@ -18,7 +18,7 @@ use crate::backend::{OK, full, named, nobody, raw, read_request, serve, write};
 use crate::objects::{objects, split_route};
 use crate::world::{World, body, request, until};
 
-fn route_key() -> ObjectKey {
+pub fn route_key() -> ObjectKey {
     ObjectKey::new("ml", "digits")
 }
 
@@ -30,18 +30,18 @@ fn comparison(name: &str, event: &Value) -> Value {
     })
 }
 
-fn errors() -> Value {
+pub fn errors() -> Value {
     comparison("errors", &json!({"type": "Error"}))
 }
 
 /// The route of a run with these weights and guardrails.
-fn judged(stable: u32, canary: u32, guardrails: &[Value]) -> Value {
+pub fn judged(stable: u32, canary: u32, guardrails: &[Value]) -> Value {
     edited(stable, canary, |split| {
         split["judge"] = json!({"alpha": "0.001", "guardrails": guardrails});
     })
 }
 
-fn edited(stable: u32, canary: u32, edit: impl Fn(&mut Value)) -> Value {
+pub fn edited(stable: u32, canary: u32, edit: impl Fn(&mut Value)) -> Value {
     let mut route = split_route(stable, canary);
     let text = route["metadata"]["annotations"]["sluice.dev/split"].as_str();
     let mut split: Value = serde_json::from_str(text.unwrap()).unwrap();
@@ -64,19 +64,19 @@ async fn coded(code: &Arc<AtomicU16>) -> SocketAddr {
     .await
 }
 
-async fn failing() -> SocketAddr {
+pub async fn failing() -> SocketAddr {
     coded(&Arc::new(AtomicU16::new(500))).await
 }
 
 impl World {
-    fn evidence(&self) -> Evidence {
+    pub fn evidence(&self) -> Evidence {
         let mut all = self.proxy.evidence.snapshot(&BTreeMap::new());
         assert_eq!(all.len(), 1);
         all.remove(0)
     }
 
     /// The only segment in which something was counted.
-    fn segment(&self) -> Segment {
+    pub fn segment(&self) -> Segment {
         let counted = |it: &Segment| it.canary.requests + it.stable.requests > 0;
         let all = self.evidence().segments.into_iter().filter(counted);
         let mut all: Vec<Segment> = all.collect();
@@ -84,57 +84,15 @@ impl World {
         all.remove(0)
     }
 
-    fn metric(&self, line: &str) -> Option<String> {
+    pub fn metric(&self, line: &str) -> Option<String> {
         let text = self.proxy.metrics.text().unwrap();
         let found = text.lines().find(|it| it.starts_with(line));
         found.map(|it| it.rsplit(' ').next().unwrap().to_owned())
     }
 }
 
-fn bad(arm: &ArmEvidence, guardrail: &str) -> u64 {
+pub fn bad(arm: &ArmEvidence, guardrail: &str) -> u64 {
     arm.bad.get(guardrail).copied().unwrap_or_default()
-}
-
-#[tokio::test]
-async fn a_canary_that_only_fails_is_out_after_a_few_of_its_requests() {
-    let (stable, canary) = (named("stable").await, failing().await);
-    let world = World::start(&objects(&[stable], &[canary], judged(95, 5, &[errors()]))).await;
-    let mut client = world.client().await;
-    let (mut sent, mut bad) = (0, 0);
-    while world.proxy.trips.get(&route_key()).is_none() {
-        sent += 1;
-        assert!(sent < 5000, "no trip after {bad} bad answers");
-        bad += u32::from(client.get(None).await.status != StatusCode::OK);
-    }
-    // Four bad ones are enough; what comes until the next look is a matter of speed.
-    assert!(bad >= 4, "{bad}");
-    for _ in 0..500 {
-        assert_eq!(client.get(None).await.revision(), "stable");
-    }
-    let trip = world.proxy.trips.get(&route_key()).unwrap();
-    assert_eq!(
-        (trip.run.as_str(), trip.revision.as_str()),
-        ("r1", "canary")
-    );
-    assert_eq!(trip.guardrail, "errors");
-    assert!(trip.log_e.parse().unwrap() >= trip.bound.parse().unwrap());
-    let weight = |revision| {
-        let labels = format!(
-            "sluice_router_weight{{namespace=\"ml\",model_deployment=\"digits\",revision=\"{revision}\""
-        );
-        world.metric(&labels)
-    };
-    assert_eq!(weight("canary").as_deref(), Some("0.0"));
-    assert_eq!(weight("stable").as_deref(), Some("1.0"));
-    assert_eq!(
-        world.metric("sluice_router_trips_total{").as_deref(),
-        Some("1")
-    );
-    // What came after it stands apart, at weight 0.
-    let evidence = world.evidence();
-    let after = evidence.segments.iter().find(|it| it.weight == 0).unwrap();
-    assert!(after.stable.requests >= 500, "{evidence:?}");
-    assert_eq!(after.canary.requests, 0);
 }
 
 /// Every third answer is a 500, every fifth of the others a 404.
@@ -396,109 +354,6 @@ async fn requests_of_a_fresh_endpoint_are_no_evidence_for_what_needs_warm_pods()
     .await;
     let canary = world.segment().canary;
     assert_eq!(canary.bad, BTreeMap::from([("errors".to_owned(), 1)]));
-}
-
-#[tokio::test]
-async fn one_user_who_tries_a_thousand_times_trips_nothing() {
-    let (stable, canary) = (named("stable").await, failing().await);
-    let world = World::start(&objects(&[stable], &[canary], judged(1, 1, &[errors()]))).await;
-    let mut client = world.client().await;
-    let mut user = None;
-    for number in 0..100 {
-        let name = format!("user {number}");
-        if client.get(Some(&name)).await.revision() == "canary" {
-            user = Some(name);
-            break;
-        }
-    }
-    let user = user.unwrap();
-    for _ in 0..1000 {
-        let answered = client.get(Some(&user)).await;
-        assert_eq!(answered.revision(), "canary");
-        assert_eq!(answered.status.as_u16(), 500);
-    }
-    let judged = || world.evidence().last > 0 && bad(&world.segment().canary, "errors") == 1001;
-    until("all of them", judged).await;
-    assert_eq!(world.evidence().events.len(), 1);
-    assert!(world.proxy.trips.get(&route_key()).is_none());
-    assert_eq!(world.segment().canary.units, 1);
-}
-
-/// Sends until the canary is out.
-async fn trip(world: &World) {
-    let mut client = world.client().await;
-    for _ in 0..2000 {
-        client.get(None).await;
-        if world.proxy.trips.get(&route_key()).is_some() {
-            return;
-        }
-    }
-    panic!("no trip");
-}
-
-#[tokio::test]
-async fn a_trip_holds_for_its_run_whatever_the_weight_and_for_no_other() {
-    let (stable, canary) = (named("stable").await, failing().await);
-    let world = World::start(&objects(&[stable], &[canary], judged(1, 1, &[errors()]))).await;
-    trip(&world).await;
-    let mut client = world.client().await;
-    world.publish(&objects(&[stable], &[canary], judged(0, 1, &[errors()])));
-    for _ in 0..50 {
-        assert_eq!(client.get(None).await.revision(), "stable");
-    }
-    // Stable's endpoints fail: a canary that was taken out does not answer for them.
-    world.publish(&objects(
-        &[nobody().await],
-        &[canary],
-        judged(1, 1, &[errors()]),
-    ));
-    for _ in 0..10 {
-        let status = client.get(None).await.status;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    }
-    let next = edited(0, 1, |split| split["run"] = json!("r2"));
-    world.publish(&objects(&[stable], &[canary], next));
-    assert_eq!(client.get(None).await.revision(), "canary");
-}
-
-#[tokio::test]
-async fn a_trip_by_anothers_word_holds_too() {
-    let (stable, canary) = (named("stable").await, named("canary").await);
-    let world = World::start(&objects(&[stable], &[canary], split_route(0, 1))).await;
-    let mut client = world.client().await;
-    assert_eq!(client.get(None).await.revision(), "canary");
-    let told = "run=r1 revision=canary guardrail=errors logE=9 bound=8: elsewhere";
-    let trip = crds::contract::Trip::from_condition_message(told).unwrap();
-    assert!(world.proxy.trips.trip(&route_key(), trip));
-    assert_eq!(client.get(None).await.revision(), "stable");
-    let labels =
-        "sluice_router_weight{namespace=\"ml\",model_deployment=\"digits\",revision=\"canary\"";
-    until("weight 0", || {
-        world.metric(labels).as_deref() == Some("0.0")
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn nothing_is_taken_out_while_stable_has_no_endpoint() {
-    let (stable, canary) = (named("stable").await, failing().await);
-    let world = World::start(&objects(&[], &[canary], judged(1, 9, &[errors()]))).await;
-    let mut client = world.client().await;
-    // What answers for stable is no evidence; enough users drew the canary.
-    for _ in 0..400 {
-        let answered = client.get(None).await;
-        assert_eq!(answered.revision(), "canary");
-    }
-    // At nine tenths a bad event says little, but these are many.
-    until("a verdict", || !world.proxy.evidence.held().is_empty()).await;
-    let held = world.proxy.applied().routes[0].held.clone();
-    assert_eq!(held.as_deref(), Some("errors"));
-    assert!(world.proxy.trips.get(&route_key()).is_none());
-    assert_eq!(client.get(None).await.revision(), "canary");
-    world.publish(&objects(&[stable], &[canary], judged(1, 9, &[errors()])));
-    until("a trip", || world.proxy.trips.get(&route_key()).is_some()).await;
-    assert_eq!(client.get(None).await.revision(), "stable");
-    assert!(world.proxy.evidence.held().is_empty());
 }
 
 #[tokio::test]

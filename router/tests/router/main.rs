@@ -30,5 +30,6 @@ mod statuses;
 mod stream;
 mod strict;
 mod testers;
+mod tripping;
 mod trips;
 mod world;
