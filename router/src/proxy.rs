@@ -126,7 +126,8 @@ impl Proxy {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.evidence.look(&self.trips, &self.metrics, Instant::now());
+            self.evidence
+                .look(&self.trips, &self.metrics, Instant::now());
         }
     }
 
@@ -249,7 +250,11 @@ impl Proxy {
             endpoints: canary.backend.endpoints().to_vec(),
             out,
             meter: Arc::clone(meter),
-            bound: if bound.is_zero() { MIRROR_MAX } else { bound.min(MIRROR_MAX) },
+            bound: if bound.is_zero() {
+                MIRROR_MAX
+            } else {
+                bound.min(MIRROR_MAX)
+            },
         };
         self.mirrors.copy(request, to)
     }
