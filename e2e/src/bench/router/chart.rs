@@ -20,6 +20,7 @@ pub(super) fn svg(title: &str, unit: &str, groups: &Groups) -> String {
         .iter()
         .flat_map(|(_, bars)| bars)
         .map(|(_, value)| *value);
+    // Five steps of a whole number.
     let top = (largest.fold(1.0, f64::max) / 5.0).ceil() * 5.0;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
