@@ -172,11 +172,12 @@ impl Evidences {
                     ledger.overdue(origin, bad, look);
                 });
             }
-            if ledger.is_news() {
-                is_news = true;
+            let counted_more = ledger.is_news();
+            is_news |= counted_more;
+            let trip = conclude(trial, &mut ledger);
+            if ledger.is_report_due(counted_more, now.as_secs()) || trip.is_some() {
                 metrics.judged.report(trial, ledger.ln_e(), ledger.bound);
             }
-            let trip = conclude(trial, &mut ledger);
             drop(ledger);
             if let Some(trip) = trip {
                 take_out(trial, trip, trips, metrics);

@@ -34,6 +34,9 @@ pub(super) struct Ledger {
     /// [`Self::sum`] when it was last asked for.
     told: u64,
     pub(super) held: bool,
+    /// Whether the metrics lag behind, and the second in which they were last brought up.
+    lags: bool,
+    reported: Option<u64>,
 }
 
 /// A guardrail's test.
@@ -298,6 +301,17 @@ impl Ledger {
         let units = self.segments.iter().map(|kept| kept.units);
         let sum = sums.chain(units).sum::<u64>() + self.last_event;
         std::mem::replace(&mut self.told, sum) != sum
+    }
+
+    /// Whether the metrics are to be brought up: once a second, while they lag.
+    pub(super) fn is_report_due(&mut self, is_news: bool, now: u64) -> bool {
+        self.lags |= is_news;
+        let is_due = self.lags && self.reported != Some(now);
+        if is_due {
+            self.lags = false;
+            self.reported = Some(now);
+        }
+        is_due
     }
 
     /// Requests of an arm, and those that broke a guardrail, over the whole run.

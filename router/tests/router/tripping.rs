@@ -43,6 +43,8 @@ async fn a_canary_that_only_fails_is_out_after_a_few_of_its_requests() {
         world.metric("sluice_router_trips_total{").as_deref(),
         Some("1")
     );
+    let number = |name: &str| world.metric(name).unwrap().parse::<f64>().unwrap();
+    assert!(number("sluice_router_evidence{") >= number("sluice_router_evidence_bound{"));
     // What came after it stands apart, at weight 0.
     let evidence = world.evidence();
     let after = evidence.segments.iter().find(|it| it.weight == 0).unwrap();
