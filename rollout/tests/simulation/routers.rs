@@ -124,6 +124,26 @@ fn canary_that_is_as_bad_as_stable_is_promoted() {
 }
 
 #[test]
+fn step_goes_on_until_the_canary_was_tried() {
+    let mut cluster = watched();
+    cluster.plan.steps.remove(0);
+    // One request a second on the canary, of another user each.
+    let mut traffic = Traffic::new(100_000, 20, 4);
+    let exposed = |cluster: &Cluster| cluster.weight("b") > Weight::ZERO;
+    assert!(serve(&mut cluster, &mut traffic, 60, exposed).is_some());
+    let gone_on = |cluster: &Cluster| cluster.weight("b") > Weight::from_basis_points(500);
+    assert_eq!(serve(&mut cluster, &mut traffic, 30, gone_on), None);
+    let ready = ready(&cluster);
+    assert_eq!(ready.reason, "Inconclusive");
+    assert!(
+        ready.message.contains("needs 50 users"),
+        "{}",
+        ready.message
+    );
+    assert!(serve(&mut cluster, &mut traffic, 60, gone_on).is_some());
+}
+
+#[test]
 fn bad_canary_loses_its_traffic_and_the_record_says_why() {
     let mut cluster = watched();
     let mut traffic = bad("b", 0.5).with_bad("a", "errors", 0.01);

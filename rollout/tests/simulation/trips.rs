@@ -124,6 +124,17 @@ fn trip_outlives_a_lost_status() {
 }
 
 #[test]
+fn old_trip_condemns_nobody_when_the_status_is_lost() {
+    let mut cluster = at(500);
+    cluster.tripped = Some(trip_of("r0", "b"));
+    cluster.status = ModelDeploymentStatus::default();
+    assert!(
+        cluster.until(120, |cluster| cluster.status.stable_revision.as_deref()
+            == Some("b"))
+    );
+}
+
+#[test]
 fn nothing_shifts_onto_a_stable_revision_without_pods() {
     let mut cluster = at(2500);
     cluster.broken.insert("a");
