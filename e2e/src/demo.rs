@@ -35,9 +35,9 @@ const DECIDED_WITHIN: Duration = Duration::from_mins(10);
 /// Users who ask. Each counts once for the routers' guardrails.
 const USERS: u32 = 20_000;
 /// Guardrails on Prometheus look back this far in the demo; a minute by default.
-const WINDOW: &str = "10s";
-/// With 1 % of the load, a window holds about twice as many.
-const MIN_SAMPLES: u32 = 10;
+const WINDOW: &str = "30s";
+/// As many as by default. With fewer, one bad answer in twenty would do.
+const MIN_SAMPLES: u32 = 50;
 
 /// Rolls out a good model and a bad one on the cluster of KUBECONFIG.
 #[derive(Clone, Copy, Debug, Args)]
