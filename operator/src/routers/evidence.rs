@@ -319,8 +319,13 @@ fn verdicts(follow: &Follow, evidence: &RunEvidence, now: Timestamp) -> Vec<Verd
 impl OfBoot {
     /// The bad requests without a user that were not taken in yet.
     fn take_anonymous(&mut self, into: &mut Vec<Bad>) {
-        let mut counts: BTreeMap<Anonymous, (u64, u32)> = BTreeMap::new();
+        let mut counts: BTreeMap<Anonymous, u64> = BTreeMap::new();
+        let mut steps: BTreeMap<u16, u32> = BTreeMap::new();
         for segment in &self.segments {
+            // One step for both arms of a weight: they are looked at in the order of steps, and the
+            // canary's without what stable had beside them would speak against it.
+            let step = steps.entry(segment.weight).or_default();
+            *step = segment.step.max(*step);
             for (track, arm) in [
                 (Track::Canary, &segment.canary),
                 (Track::Stable, &segment.stable),
@@ -331,19 +336,18 @@ impl OfBoot {
                         weight: segment.weight,
                         track,
                     };
-                    let (sum, step) = counts.entry(kind).or_default();
+                    let sum = counts.entry(kind).or_default();
                     *sum = sum.saturating_add(*count);
-                    *step = segment.step.max(*step);
                 }
             }
         }
-        for (kind, (sum, step)) in counts {
+        for (kind, sum) in counts {
             let taken = self.anonymous.entry(kind.clone()).or_default();
             let count = sum.saturating_sub(*taken);
             if count > 0 {
                 *taken = sum;
                 into.push(Bad {
-                    step,
+                    step: steps.get(&kind.weight).copied().unwrap_or_default(),
                     seq: u64::MAX,
                     weight: kind.weight,
                     guardrail: Guardrail::Name(kind.guardrail),

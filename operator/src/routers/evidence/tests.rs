@@ -146,3 +146,38 @@ fn repeated_late_and_mixed_words_come_to_what_was_seen_with_each_user_once() {
         assert_eq!(first_bad.sum::<u64>(), expected, "{seed}");
     }
 }
+
+#[test]
+fn a_new_leader_looks_at_no_arm_without_what_the_other_had_beside_it() {
+    // The weight of the first step lasted into the second, until its pods were ready.
+    let segment = |id, step, weight, canary: u64, stable: u64| {
+        let bad = |count| ArmEvidence {
+            requests: count * 100,
+            bad_without_user: (count > 0)
+                .then(|| ("errors".to_owned(), count))
+                .into_iter()
+                .collect(),
+            ..ArmEvidence::default()
+        };
+        Segment {
+            id,
+            step,
+            weight,
+            canary: bad(canary),
+            stable: bad(stable),
+        }
+    };
+    let seen = Process {
+        segments: vec![
+            segment(1, 1, 500, 50, 940),
+            segment(2, 2, 500, 0, 10),
+            segment(3, 2, 2500, 100, 300),
+        ],
+        events: Vec::new(),
+    };
+    let mut runs = Runs::default();
+    runs.hear("a", seen.word(0));
+    let heard = runs.follow(&route(), follow(), (None, Timestamp::UNIX_EPOCH));
+    let lanes = heard.unwrap().guardrails["errors"].lanes.unwrap();
+    assert!(lanes.highest < 1.0, "{}", lanes.highest);
+}
