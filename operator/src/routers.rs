@@ -258,3 +258,6 @@ impl Routers {
         Ok(Some(value))
     }
 }
+
+#[cfg(test)]
+mod tests;
