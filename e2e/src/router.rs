@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crds::contract;
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::{chart, cluster::Cluster};
 
@@ -13,7 +14,10 @@ pub type Counts = BTreeMap<(String, u16), u64>;
 pub async fn counts(cluster: &Cluster, namespace: &str) -> anyhow::Result<Counts> {
     let selector = format!("app.kubernetes.io/name={}", contract::ROUTER_APP);
     let mut counts = Counts::new();
-    for pod in cluster.pods(chart::NAMESPACE, &selector).await? {
+    let pods = cluster.pods(chart::NAMESPACE, &selector).await?;
+    // What a router that goes has counted goes with it, and would be missing from a difference.
+    let staying = |pod: &Pod| pod.metadata.deletion_timestamp.is_none();
+    for pod in pods.into_iter().filter(staying) {
         let name = pod.metadata.name.unwrap_or_default();
         let port = contract::ROUTER_ADMIN_PORT;
         let address = format!(

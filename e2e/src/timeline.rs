@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use crds::{ModelDeployment, status::DecisionRecord};
+use crds::{
+    ModelDeployment,
+    status::{DecisionRecord, Measured},
+};
 use futures::TryStreamExt as _;
 use kube::{Api, Client, runtime::watcher::watch_object};
 
@@ -140,22 +143,13 @@ impl Printer {
         };
         self.line(text, colour, &line);
         for measured in &record.guardrails {
-            let number = |number: &Option<crds::quantity::Number>| {
-                number
-                    .as_ref()
-                    .map_or_else(|| "-".to_owned(), |number| number.0.clone())
-            };
+            let what = measured
+                .summary
+                .clone()
+                .unwrap_or_else(|| figures(measured));
             let line = format!(
-                "{:<23}  {:<22} {} {} (n = {}) {}",
-                "",
-                measured.name,
-                number(&measured.value),
-                measured.threshold.as_deref().unwrap_or(""),
-                measured
-                    .samples
-                    .as_ref()
-                    .map_or_else(|| "-".to_owned(), whole),
-                measured.verdict,
+                "{:<23}  {:<22} {what} {}",
+                "", measured.name, measured.verdict
             );
             self.line(
                 text,
@@ -212,6 +206,20 @@ impl Printer {
 fn whole(number: &crds::quantity::Number) -> String {
     let value: Option<f64> = number.0.parse().ok();
     value.map_or_else(|| number.0.clone(), |value| format!("{value:.0}"))
+}
+
+/// What was measured against what is allowed.
+fn figures(measured: &Measured) -> String {
+    let value = measured
+        .value
+        .as_ref()
+        .map_or("-", |value| value.0.as_str());
+    let samples = measured
+        .samples
+        .as_ref()
+        .map_or_else(|| "-".to_owned(), whole);
+    let threshold = measured.threshold.as_deref().unwrap_or("");
+    format!("{value} {threshold} (n = {samples})")
 }
 
 fn clock(at: jiff::Timestamp) -> String {

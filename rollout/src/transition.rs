@@ -62,8 +62,8 @@ pub(crate) fn advance(state: &State, seen: &Observation, now: Timestamp) -> Tran
     let mut state = state.clone();
     if seen.problems.is_empty() {
         state.draining.retain(|revision, until| {
-            // A revision that still gets traffic is not done, whatever the clock says.
-            *until > now || !seen.routed(revision).eq(&Weight::ZERO)
+            // A revision that requests still reach is not done, whatever the clock says.
+            *until > now || seen.reaches(revision)
         });
     }
     match state.phase.clone() {
@@ -89,7 +89,7 @@ fn end(trial: running::Trial, ending: Ending, seen: &Observation, now: Timestamp
         run,
     } = trial;
     let off = seen.problems.is_empty()
-        && seen.routed(&run.revision) == Weight::ZERO
+        && !seen.reaches(&run.revision)
         && seen.route.rule.is_some()
         && seen.route.applied.counts();
     if !off {
@@ -197,11 +197,11 @@ pub(crate) fn with_record(
         .decisions
         .last()
         .map_or(1, |last| last.id.saturating_add(1));
+    // What a run ends as was decided before: by then there is nothing left to measure.
+    let is_end = EndResult::from_name(draft.decision).is_some();
     let judged = seen.judgements.iter().filter(|judgement| {
-        draft
-            .revision
-            .as_ref()
-            .is_some_and(|revision| *revision == judgement.revision)
+        let revision = draft.revision.as_ref();
+        !is_end && revision.is_some_and(|revision| *revision == judgement.revision)
     });
     let bounds = |name: &str| match &seen.frozen {
         Frozen::Plan(plan) => plan
