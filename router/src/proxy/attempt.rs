@@ -83,8 +83,8 @@ impl Course<'_> {
         let mut last = Refusal::NoEndpoint;
         // Where the attempt before was made.
         let mut from: Option<Arc<Meter>> = None;
-        for _ in 0..ATTEMPTS_MAX {
-            let Some((arm, address)) = self.choose(&tried) else {
+        for attempt in 1..=ATTEMPTS_MAX {
+            let Some((arm, address)) = self.choose(&tried, attempt == ATTEMPTS_MAX) else {
                 return Err(last);
             };
             let meter = self.served.meter(arm.series).cloned();
@@ -158,14 +158,19 @@ impl Course<'_> {
     }
 
     /// An endpoint that was not tried: of the arm that was drawn, of the one that answers for it,
-    /// and only then one that is left out.
-    fn choose(&self, tried: &[SocketAddr]) -> Option<(&Arm, SocketAddr)> {
+    /// and only then one that is left out. A canary with more pods than there are attempts may have
+    /// lost all of them: the last attempt is stable's.
+    fn choose(&self, tried: &[SocketAddr], is_last: bool) -> Option<(&Arm, SocketAddr)> {
         let is_tripped = self.is_tripped();
         let drawn = self.rule.effective(self.drawn, is_tripped);
         let fallback = self.rule.fallback(drawn, is_tripped);
         let fallback = fallback.and_then(|arm| self.rule.arms.get(arm));
         let drawn = self.rule.arms.get(drawn)?;
-        let arms = [Some(drawn), fallback];
+        let arms = if is_last && drawn.role == Role::Canary {
+            [fallback, Some(drawn)]
+        } else {
+            [Some(drawn), fallback]
+        };
         let pool = &self.proxy.pool;
         let find = |standing: &dyn Fn(SocketAddr) -> Standing| {
             arms.into_iter().flatten().find_map(|arm| {

@@ -51,7 +51,7 @@ pub fn edited(stable: u32, canary: u32, edit: impl Fn(&mut Value)) -> Value {
 }
 
 /// Answers with a code that may be changed.
-async fn coded(code: &Arc<AtomicU16>) -> SocketAddr {
+pub async fn coded(code: &Arc<AtomicU16>) -> SocketAddr {
     let code = Arc::clone(code);
     serve(move |_: Request<Incoming>| {
         let code = Arc::clone(&code);

@@ -16,6 +16,7 @@
 mod backend;
 mod balance;
 mod evidence;
+mod gone;
 mod hostile;
 mod lead;
 mod mirror;
@@ -24,6 +25,7 @@ mod patience;
 mod persist;
 mod replicas;
 mod retry;
+mod reweigh;
 mod rolling;
 mod split;
 mod statuses;

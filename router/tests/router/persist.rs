@@ -98,7 +98,7 @@ fn versioned(mut route: Value, version: &str) -> Value {
 }
 
 /// The admin side of a router that just started.
-fn admin(proxy: &Arc<Proxy>) -> Arc<Admin> {
+pub fn admin(proxy: &Arc<Proxy>) -> Arc<Admin> {
     let identity = Identity::new("router-0".to_owned());
     Arc::new(Admin {
         proxy: Arc::clone(proxy),
@@ -108,7 +108,7 @@ fn admin(proxy: &Arc<Proxy>) -> Arc<Admin> {
     })
 }
 
-async fn applied(admin: &Admin) -> Applied {
+pub async fn applied(admin: &Admin) -> Applied {
     let answer = admin.answer(&Method::GET, "/applied").into_body();
     serde_json::from_slice(&answer.collect().await.unwrap().to_bytes()).unwrap()
 }
