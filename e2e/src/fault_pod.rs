@@ -66,7 +66,7 @@ impl FaultPod {
             "extraVolumeMounts": [
                 {"name": "fault-proxy", "mountPath": "/etc/fault-proxy", "readOnly": true},
             ],
-            "leaseDuration": "5s",
+            "leaseDuration": "3s",
         });
         if let Some(object) = values.as_object_mut() {
             object.insert("operator".to_owned(), operator);
