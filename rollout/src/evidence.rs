@@ -56,6 +56,8 @@ pub struct Requests {
     pub units: u64,
     /// Bad requests, by the guardrail's name, however often a user had one.
     pub bad: BTreeMap<String, u64>,
+    /// Requests that tell a guardrail nothing, by its name, as an endpoint was still warming up.
+    pub untold: BTreeMap<String, u64>,
 }
 
 /// Bad answers for one guardrail, one a user.
@@ -97,22 +99,30 @@ impl Requests {
     fn add(&mut self, more: &Self) {
         self.requests = self.requests.saturating_add(more.requests);
         self.units = self.units.saturating_add(more.units);
-        for (guardrail, count) in &more.bad {
-            let sum = self.bad.entry(guardrail.clone()).or_default();
-            *sum = sum.saturating_add(*count);
+        for (sums, counts) in [(&mut self.bad, &more.bad), (&mut self.untold, &more.untold)] {
+            for (guardrail, count) in counts {
+                let sum = sums.entry(guardrail.clone()).or_default();
+                *sum = sum.saturating_add(*count);
+            }
         }
+    }
+
+    /// Those that tell a guardrail something.
+    fn judged(&self, guardrail: &str) -> u64 {
+        let untold = self.untold.get(guardrail).copied().unwrap_or_default();
+        self.requests.saturating_sub(untold)
     }
 
     /// Bad ones for a guardrail, never more than there are.
     fn bad(&self, guardrail: &str) -> u64 {
-        self.bad
-            .get(guardrail)
-            .map_or(0, |bad| (*bad).min(self.requests))
+        let bad = self.bad.get(guardrail).copied().unwrap_or_default();
+        bad.min(self.judged(guardrail))
     }
 
     /// The share of bad ones, where there are any requests.
     fn bad_share(&self, guardrail: &str) -> Option<f64> {
-        (self.requests > 0).then(|| real(self.bad(guardrail)) / real(self.requests))
+        let judged = self.judged(guardrail);
+        (judged > 0).then(|| real(self.bad(guardrail)) / real(judged))
     }
 }
 

@@ -245,8 +245,16 @@ fn ages(watched: &Watched, appeared: &Arc<HashMap<SocketAddr, Instant>>, now: In
     let since = |it: &SocketAddr| appeared.get(it).copied();
     let all = watched.stable.iter().chain(&watched.canary);
     let newest = all.filter_map(since).max().unwrap_or(now);
+    let settled = |arm: &[SocketAddr]| {
+        let mut since: Vec<Instant> = arm.iter().filter_map(since).collect();
+        since.sort_unstable_by(|one, two| two.cmp(one));
+        since.get(since.len() / 10).copied()
+    };
+    let (canary, stable) = (settled(&watched.canary), settled(&watched.stable));
     Ages {
-        canary_since: watched.canary.iter().filter_map(since).min(),
+        settled: canary
+            .zip(stable)
+            .map(|(canary, stable)| canary.max(stable)),
         warm_from: newest + watched.guardrails.warm_up_max(),
         appeared: Arc::clone(appeared),
     }

@@ -105,6 +105,10 @@ pub struct ArmEvidence {
     pub bad: BTreeMap<String, u64>,
     /// Bad requests without a user key by guardrail: each is its own unit.
     pub bad_without_user: BTreeMap<String, u64>,
+    /// Requests that tell a guardrail nothing, by guardrail: they are never bad. An endpoint was too
+    /// new, or the other revision had none to be compared with.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub untold: BTreeMap<String, u64>,
     /// Requests by latency: one count for each edge of [`super::latency_edges`], not cumulative, and
     /// one for what is beyond the last.
     pub latency: Vec<u64>,

@@ -297,9 +297,11 @@ impl OfRun {
 fn add(sum: &mut Requests, arm: &ArmEvidence) {
     sum.requests = sum.requests.saturating_add(arm.requests);
     sum.units = sum.units.saturating_add(arm.units);
-    for (guardrail, count) in &arm.bad {
-        let bad = sum.bad.entry(guardrail.clone()).or_default();
-        *bad = bad.saturating_add(*count);
+    for (sums, counts) in [(&mut sum.bad, &arm.bad), (&mut sum.untold, &arm.untold)] {
+        for (guardrail, count) in counts {
+            let sum = sums.entry(guardrail.clone()).or_default();
+            *sum = sum.saturating_add(*count);
+        }
     }
 }
 

@@ -34,6 +34,7 @@ const NOT_OURS: &str = "no router of Sluice carries this traffic: name guardrail
 const NOT_HEARD: &str = "the routers have reported nothing of this run";
 const NO_NUMBER: &str = "the evidence is not a number";
 const NO_REQUEST: &str = "no request of this step has ended on the canary";
+const WARMING: &str = "; while endpoints warm up, or stable has none, requests do not count";
 const SHARE: &str = "the canary does not get the share of the requests that its weight gives it";
 
 /// What evidence is judged with.
@@ -237,7 +238,8 @@ impl Case<'_> {
     fn outcomes(&self, of: impl Fn(Weight) -> bool) -> Outcomes {
         let first_bad = self.seen().into_iter().flat_map(|seen| &seen.first_bad);
         let bad = first_bad.filter(|bad| of(bad.weight)).map(|bad| bad.canary);
-        let total = self.evidence.sum(|stretch| of(stretch.weight)).0.requests;
+        let canary = self.evidence.sum(|stretch| of(stretch.weight)).0;
+        let total = canary.judged(self.name);
         Outcomes {
             bad: bad.fold(0, u64::saturating_add).min(total),
             total,
@@ -247,15 +249,18 @@ impl Case<'_> {
     /// What keeps a guardrail that does not fail from passing.
     fn lack(&self) -> Result<Option<String>, DomainError> {
         if !self.is_tried() {
+            let left_out = self.here.0.untold.contains_key(self.name);
+            let left_out = if left_out { WARMING } else { "" };
             return Ok(Some(format!(
-                "it needs {} users on the canary in this step, or as many requests, {} of each user",
+                "it needs {} users on the canary in this step, or as many requests, {} of each user{left_out}",
                 self.check.min_units, REQUESTS_OF_A_USER
             )));
         }
         if !self.look.by_user && self.is_share_wrong()? {
             return Ok(Some(SHARE.to_owned()));
         }
-        match self.check.test {
+        let run = self.look.run;
+        match router::effective(self.check, run, run.earned, self.name) {
             RouterTest::Objective { max } => {
                 let above = self
                     .here
@@ -285,14 +290,10 @@ impl Case<'_> {
     /// Whether the canary was tried enough in this step: on enough users, or on all that there are,
     /// as they come again and again.
     fn is_tried(&self) -> bool {
-        let (
-            Requests {
-                requests, units, ..
-            },
-            need,
-        ) = (&self.here.0, u64::from(self.check.min_units));
-        *units >= need
-            || (*requests >= need && *requests >= units.saturating_mul(REQUESTS_OF_A_USER))
+        let need = u64::from(self.check.min_units);
+        let requests = self.here.0.judged(self.name);
+        let units = self.here.0.units;
+        requests >= need && (units >= need || requests >= units.saturating_mul(REQUESTS_OF_A_USER))
     }
 
     fn is_share_wrong(&self) -> Result<bool, DomainError> {
@@ -317,7 +318,7 @@ impl Case<'_> {
     /// so bad that nothing can be, it need not be shown.
     fn is_less_than(&self, margin: f64, tolerance: f64) -> Result<bool, DomainError> {
         let stable = self.evidence.sum(|_| true).1;
-        let known = stable.requests >= u64::from(self.check.min_units);
+        let known = stable.judged(self.name) >= u64::from(self.check.min_units);
         let share = stable.bad_share(self.name).filter(|_| known);
         if share.is_some_and(|share| share * margin >= 1.0) {
             return Ok(true);
@@ -363,7 +364,7 @@ impl Case<'_> {
         let canary = self.evidence.sum(|_| true).0;
         let outcomes = Outcomes {
             bad: canary.bad(self.name),
-            total: canary.requests,
+            total: canary.judged(self.name),
         };
         let log_e = non_inferiority::absolute_ln_e(share, outcomes)?;
         Ok(log_e >= alpha::bound_of_share(WRONG_PROMOTION)?)
@@ -380,7 +381,7 @@ impl Case<'_> {
             "{} users on the canary, {} of {} requests bad ({}){stable}, evidence {:.1} of {:.1}",
             canary.units,
             canary.bad(self.name),
-            canary.requests,
+            canary.judged(self.name),
             percent(share),
             // Less than none is none, for people.
             concluded.log_e.max(0.0),

@@ -77,7 +77,7 @@ fn limit(name: &str, check: &RouterCheck, evidence: &RunEvidence) -> Option<f64>
         return None;
     };
     let stable = evidence.sum(|_| true).1;
-    let known = stable.requests >= u64::from(check.min_units);
+    let known = stable.judged(name) >= u64::from(check.min_units);
     let share = stable.bad_share(name).filter(|_| known)?;
     let limit = (share * promote_within).max(LIMIT_MIN);
     (limit <= LIMIT_MAX).then_some(limit)

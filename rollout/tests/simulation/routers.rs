@@ -107,6 +107,20 @@ fn canary_that_nobody_reaches_is_not_promoted() {
 }
 
 #[test]
+fn no_step_passes_on_requests_that_told_its_guardrail_nothing() {
+    let mut cluster = watched();
+    let mut traffic = bad("b", 0.0).with_bad("b", "slow-answers", 1.0);
+    traffic.warming = Some("slow-answers");
+    serve(&mut cluster, &mut traffic, 60, is_promoted);
+    let weight = cluster.weight("b");
+    assert_eq!(weight, Weight::from_basis_points(100), "{weight}");
+    assert!(ready(&cluster).message.contains("warm up"));
+    // Then it is seen for what it is.
+    traffic.warming = None;
+    assert!(serve(&mut cluster, &mut traffic, 60, is_rolled_back).is_some());
+}
+
+#[test]
 fn canary_that_is_as_bad_as_stable_is_promoted() {
     for (chance, hopeless) in [(0.01, 0), (0.2, 0), (1.0, 0), (0.0, 20), (0.01, 200)] {
         for seed in 0..3 {

@@ -28,6 +28,8 @@ pub(crate) struct Traffic {
     pub(crate) hopeless: u64,
     /// Whether the canary gets half of the requests that its weight gives it.
     pub(crate) is_lossy: bool,
+    /// The guardrail that no request tells anything, as all endpoints are new.
+    pub(crate) warming: Option<&'static str>,
     random: Random,
     run: String,
     counts: BTreeMap<(u32, Weight), Stretch>,
@@ -80,6 +82,7 @@ impl Traffic {
             bad: BTreeMap::new(),
             hopeless: 0,
             is_lossy: false,
+            warming: None,
             random: Random(seed),
             run: String::new(),
             counts: BTreeMap::new(),
@@ -170,6 +173,10 @@ impl Traffic {
         requests.units += u64::from(is_canary && is_new);
         let is_hopeless = self.hopeless > 0 && user.is_multiple_of(self.hopeless);
         for (name, tally) in &mut self.tallies {
+            if self.warming == Some(name.as_str()) {
+                *requests.untold.entry(name.clone()).or_default() += 1;
+                continue;
+            }
             let chances = self.bad.iter();
             let chance = chances
                 .filter(|((of, guardrail), _)| *of == revision && guardrail == name)

@@ -132,9 +132,19 @@ impl Guardrails {
         self.paced != 0
     }
 
-    /// Those for which a request counts at an endpoint of this age.
-    pub fn counted(&self, age: Duration) -> Bits {
-        self.select(|guardrail| age >= guardrail.warm_up)
+    /// Those for which a request counts at an endpoint of this age. A comparison takes it only where
+    /// the endpoints of both arms are as old as `beside`; none: it has nothing to compare with. What
+    /// stands for no guardrail is set, so that all that count are always the same.
+    pub fn counted(&self, age: Duration, beside: Option<Duration>) -> Bits {
+        let count = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
+        let none = Bits::MAX.checked_shl(count).unwrap_or_default();
+        none | self.select(|guardrail| {
+            let age = match guardrail.check {
+                Check::Comparison(_) => beside,
+                Check::Objective(_) => Some(age),
+            };
+            age.is_some_and(|age| age >= guardrail.warm_up)
+        })
     }
 
     /// Those that a request that ended so has broken, but for pauses.

@@ -9,6 +9,7 @@ use crds::contract::{self, ArmEvidence};
 use verdict::attribution::Track;
 
 use super::guardrails::{Bits, GUARDRAILS_MAX, Guardrails, places};
+use super::in_flight::Origin;
 
 /// A stretch of a run in which step and weight did not change.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ struct Counts {
     requests: AtomicU64,
     bad: [AtomicU64; GUARDRAILS_MAX],
     bad_without_user: [AtomicU64; GUARDRAILS_MAX],
+    /// Requests that tell a guardrail nothing.
+    untold: [AtomicU64; GUARDRAILS_MAX],
     latency: Box<[AtomicU64]>,
 }
 
@@ -61,10 +64,22 @@ impl Segment {
         f64::from(self.weight) / 10_000.0
     }
 
+    /// Whether both arms get requests.
+    pub fn is_split(&self) -> bool {
+        (1..10_000).contains(&self.weight)
+    }
+
     /// A request ended.
-    pub fn ended(&self, track: Track, took: Duration) {
-        let counts = self.counts(track);
+    pub fn ended(&self, origin: &Origin, took: Duration) {
+        let counts = self.counts(origin.track);
         counts.requests.fetch_add(1, Relaxed);
+        if origin.counted != Bits::MAX {
+            for at in places(!origin.counted) {
+                if let Some(untold) = counts.untold.get(at) {
+                    untold.fetch_add(1, Relaxed);
+                }
+            }
+        }
         let took = nanos(took);
         let bucket = EDGES.partition_point(|edge| *edge < took);
         if let Some(bucket) = counts.latency.get(bucket) {
@@ -141,6 +156,7 @@ impl Counts {
             requests: AtomicU64::default(),
             bad: Default::default(),
             bad_without_user: Default::default(),
+            untold: Default::default(),
             latency: (0..=EDGES.len()).map(|_| AtomicU64::default()).collect(),
         }
     }
@@ -153,6 +169,7 @@ impl Counts {
     fn absorb(&self, other: &Self, alike: bool) {
         let pairs = std::iter::once((&self.requests, &other.requests))
             .chain(self.bad.iter().zip(&other.bad))
+            .chain(self.untold.iter().zip(&other.untold))
             .chain(self.latency.iter().zip(&other.latency));
         let without_user = self.bad_without_user.iter().zip(&other.bad_without_user);
         for (into, from) in pairs.chain(without_user.filter(|_| alike)) {
@@ -173,6 +190,7 @@ impl Counts {
             units,
             bad: by_name(&self.bad),
             bad_without_user: by_name(&self.bad_without_user),
+            untold: by_name(&self.untold),
             latency: self
                 .latency
                 .iter()
@@ -191,7 +209,13 @@ mod tests {
         let edges = contract::latency_edges();
         let at = |wanted: f64| {
             let segment = Segment::new(1, 1, 500);
-            segment.ended(Track::Canary, Duration::from_secs_f64(wanted));
+            let origin = Origin {
+                segment: 1,
+                track: Track::Canary,
+                user: None,
+                counted: Bits::MAX,
+            };
+            segment.ended(&origin, Duration::from_secs_f64(wanted));
             let arm = segment.to_contract(&Guardrails::default(), 0).canary;
             assert_eq!(arm.latency.len(), edges.len() + 1);
             arm.latency.iter().position(|count| *count == 1).unwrap()

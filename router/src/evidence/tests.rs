@@ -67,6 +67,17 @@ impl Virtual {
     }
 
     fn publish(&mut self, run: &str, step: u32, weight: u16, millis: u64) {
+        self.publish_at((&[CANARY], &[STABLE]), (run, step, weight), millis);
+    }
+
+    /// With these endpoints of the canary and of stable.
+    fn publish_at(
+        &mut self,
+        (canary, stable): (&[&str], &[&str]),
+        (run, step, weight): (&str, u32, u16),
+        millis: u64,
+    ) {
+        let addresses = |arm: &[&str]| arm.iter().map(|it| address(it)).collect::<Vec<_>>();
         let watched = Watched {
             route: Arc::new(Route {
                 key: ObjectKey::new("ml", "digits"),
@@ -82,11 +93,11 @@ impl Virtual {
             weight,
             guardrails: Arc::new(Guardrails::parse(&self.judge).unwrap()),
             stable_revision: "stable".to_owned(),
-            canary: vec![address(CANARY)],
-            stable: vec![address(STABLE)],
+            canary: addresses(canary),
+            stable: addresses(stable),
         };
         let table = Table {
-            endpoints: [address(CANARY), address(STABLE)].into(),
+            endpoints: addresses(&[canary, stable].concat()).into_iter().collect(),
             watched: vec![watched],
             ..Table::default()
         };
@@ -375,6 +386,46 @@ fn stables_bad_answers_count_from_when_the_canarys_do() {
     };
     assert_eq!(bad(&router, 29_999), (None, None, 1));
     assert_eq!(bad(&router, 30_000), (Some(1), Some(1), 2));
+}
+
+#[test]
+fn stable_that_was_restarted_or_is_gone_for_a_while_is_not_held_against_the_canary() {
+    const ANOTHER: &str = "10.0.0.3:80";
+    let mut slow = guardrail("slow", BadEvent::Error, comparison("1"));
+    slow.warm_up_millis = 30_000;
+    let mut most = guardrail(
+        "most",
+        BadEvent::Error,
+        Test::Objective { max: "0.9".into() },
+    );
+    most.warm_up_millis = 30_000;
+    let mut router = Virtual::new("0.001", vec![slow, errors(comparison("1")), most]);
+    let step = ("r1", 1, 2500);
+    router.publish_at((&[CANARY], &[STABLE]), step, 0);
+    // Of a hundred requests of each arm's share one is bad, whichever arm it is.
+    let bad = |router: &Virtual, millis| {
+        for _ in 0..25 {
+            router.request(Role::Canary, None, 500, millis);
+        }
+        router.look(millis + 1);
+    };
+    // All of stable is new: its requests would be left out, and so are the canary's.
+    router.publish_at((&[CANARY], &[ANOTHER]), step, 100_000);
+    bad(&router, 101_000);
+    let told = router.told().segments[0].canary.clone();
+    assert_eq!(told.bad.get("slow"), None);
+    assert_eq!(told.untold, BTreeMap::from([("slow".to_owned(), 25)]));
+    assert_eq!((told.bad["errors"], told.bad["most"]), (25, 25));
+
+    let mut router = Virtual::new("0.001", vec![errors(comparison("1"))]);
+    router.publish_at((&[CANARY], &[STABLE]), step, 0);
+    router.publish_at((&[CANARY], &[]), step, 100_000);
+    bad(&router, 101_000);
+    router.publish_at((&[CANARY], &[STABLE]), step, 102_000);
+    router.look(102_001);
+    assert!(!router.is_tripped());
+    bad(&router, 103_000);
+    assert!(router.is_tripped());
 }
 
 #[test]

@@ -131,22 +131,31 @@ pub struct Witness {
 #[derive(Clone, Debug)]
 pub(super) struct Ages {
     pub(super) appeared: Arc<HashMap<SocketAddr, Instant>>,
-    /// When the first of the canary's endpoints appeared.
-    pub(super) canary_since: Option<Instant>,
+    /// Since when both arms are what they are, but for a tenth of either; none: one has no endpoint.
+    pub(super) settled: Option<Instant>,
     /// From then on all endpoints are warm for every guardrail: nothing has to be looked up.
     pub(super) warm_from: Instant,
 }
 
 impl Ages {
-    /// The age that decides on warm-up. Stable's requests count from when the canary's do: bad
-    /// events of one side alone would speak for the other.
-    fn of(&self, address: SocketAddr, now: Instant) -> Duration {
-        if now >= self.warm_from {
-            return Duration::MAX;
+    /// The guardrails for which a request counts. A comparison asks more than a warm endpoint: where
+    /// one arm's requests are left out, the other's bad events alone would speak against either.
+    fn counted(
+        &self,
+        (address, now): (SocketAddr, Instant),
+        guardrails: &Guardrails,
+        is_split: bool,
+    ) -> Bits {
+        if now >= self.warm_from && (self.settled.is_some() || !is_split) {
+            return Bits::MAX;
         }
-        let known = self.appeared.get(&address).copied();
-        let since = known.max(self.canary_since).unwrap_or(now);
-        now.saturating_duration_since(since)
+        let age = |since| now.saturating_duration_since(since);
+        let own = age(self.appeared.get(&address).copied().unwrap_or(now));
+        let beside = match self.settled {
+            _ if !is_split => Some(own),
+            settled => settled.map(|settled| own.min(age(settled))),
+        };
+        guardrails.counted(own, beside)
     }
 }
 
@@ -176,9 +185,12 @@ impl Witness {
         };
         let is_resting = self.is_tripped();
         let guardrails = &self.trial.guardrails;
-        let counted = guardrails.counted(self.ages.of(address, started));
+        let segment = self.in_force(is_resting);
+        let counted = self
+            .ages
+            .counted((address, started), guardrails, segment.is_split());
         let origin = Origin {
-            segment: self.in_force(is_resting).id,
+            segment: segment.id,
             track,
             user,
             counted,
@@ -251,7 +263,7 @@ impl Observation {
     /// The attempt reached no pod after all. What was held against it meanwhile stays.
     pub fn cancel(mut self, took: Duration) {
         if self.release() != 0 {
-            self.segment().ended(self.origin.track, took);
+            self.segment().ended(&self.origin, took);
         }
     }
 
@@ -272,7 +284,7 @@ impl Observation {
         }
         let bad = broken & judged;
         let segment = self.segment();
-        segment.ended(self.origin.track, ended.took);
+        segment.ended(&self.origin, ended.took);
         segment.bad(self.origin.track, bad, self.has_user());
         if bad != 0 || self.origin.track == Track::Canary {
             self.tell(judged, bad, true);
