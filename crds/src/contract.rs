@@ -190,7 +190,8 @@ pub struct Mirror {
     pub methods: MirrorMethods,
 }
 
-/// Which requests may be sent twice.
+/// Which requests may be sent twice; default Safe: GET, HEAD and OPTIONS. Inference asks by POST, so
+/// that nothing of it is copied unless this says All.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum MirrorMethods {
     /// Those whose method says that they change nothing: GET, HEAD, OPTIONS.

@@ -106,7 +106,7 @@ pub struct RunStatus {
     /// Pods of the stable revision when the run began: it keeps at least as many until promotion.
     #[serde(default)]
     pub stable_replicas: i32,
-    /// When the canary first got traffic in this run: no query reaches back before.
+    /// When the canary first got traffic or copies of it in this run: no query reaches back before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exposed_at: Option<Time>,
     /// Index of the step, from 0; none before the first.

@@ -4,7 +4,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::quantity::{DurationText, Number, Percent};
+use crate::{
+    contract::MirrorMethods,
+    quantity::{DurationText, Number, Percent},
+};
 
 /// How a new revision is rolled out. Changes here during a run apply to the next run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -55,21 +58,35 @@ pub enum RolloutType {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Canary {
-    /// The steps. Weights rise strictly and end at 100%.
+    /// The steps: first those with `mirror`, if any, then those with `weight`. Both rise strictly, and
+    /// the last weight is 100%.
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("self.all(i, s, i == 0 || double(s.weight.replace('%','')) > double(self[i-1].weight.replace('%','')))").message("weights must rise from step to step"))]
-    #[x_kube(validation = Rule::new("self.size() == 0 || double(self[self.size()-1].weight.replace('%','')) == 100.0").message("the last step's weight must be 100%"))]
-    #[x_kube(validation = Rule::new("self.all(s, double(s.weight.replace('%','')) > 0.0)").message("a weight must be above 0%"))]
+    #[x_kube(validation = Rule::new("self.all(i, s, i == 0 || !has(s.weight) || !has(self[i-1].weight) || double(s.weight.replace('%','')) > double(self[i-1].weight.replace('%','')))").message("weights must rise from step to step"))]
+    #[x_kube(validation = Rule::new("self.all(i, s, i == 0 || !has(s.mirror) || !has(self[i-1].mirror) || double(s.mirror.replace('%','')) > double(self[i-1].mirror.replace('%','')))").message("mirror must rise from step to step"))]
+    #[x_kube(validation = Rule::new("self.all(i, s, i == 0 || !has(s.mirror) || has(self[i-1].mirror))").message("steps with mirror come before the first step with weight"))]
+    #[x_kube(validation = Rule::new("self.size() == 0 || (has(self[self.size()-1].weight) && double(self[self.size()-1].weight.replace('%','')) == 100.0)").message("the last step's weight must be 100%"))]
     pub steps: Vec<Step>,
+    /// Which requests the steps with `mirror` may copy; default Safe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror_methods: Option<MirrorMethods>,
 }
 
-/// One step of a canary.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// One step of a canary: either users get the new revision, or it only gets copies of requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.weight) != has(self.mirror)").message("a step has either weight or mirror").field_path(".weight"))]
+#[x_kube(validation = Rule::new("!has(self.weight) || double(self.weight.replace('%','')) > 0.0").message("a weight must be above 0%").field_path(".weight"))]
+#[x_kube(validation = Rule::new("!has(self.mirror) || double(self.mirror.replace('%','')) > 0.0").message("mirror must be above 0%").field_path(".mirror"))]
 pub struct Step {
     /// Share of the traffic that the new revision gets.
-    pub weight: Percent,
-    /// How long the step lasts at least, counted from when the weight is applied; default 0s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<Percent>,
+    /// Share of the requests that are also sent to the new revision, whose answers nobody gets: users
+    /// stay on the stable revision. Needs the chart's Gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Percent>,
+    /// How long the step lasts at least, counted from when the weight is applied or the copies begin;
+    /// default 0s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<DurationText>,
 }

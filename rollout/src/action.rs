@@ -64,18 +64,20 @@ pub struct Route {
     pub mark: Option<Mark>,
     /// The part that does not depend on the rollout.
     pub shape: RouteShape,
-    /// Whether the canary gets more than it has, or goes on getting what it has: such a write must
-    /// not overtake another, which may have taken it off.
+    /// Whether the canary gets more traffic or copies than it has, or goes on getting what it has:
+    /// such a write must not overtake another, which may have taken it off.
     pub widens: bool,
 }
 
 impl Route {
-    /// Whether the write leaves the canary with traffic. Then it must not overtake another one: what
+    /// Whether the write leaves the canary with traffic or copies. Then it must not overtake another one: what
     /// narrows in the eyes of an operator that was deposed may undo a mark that its successor set.
     pub fn must_not_overtake(&self) -> bool {
-        self.canary
+        let has_traffic = self
+            .canary
             .as_ref()
-            .is_some_and(|(_, weight)| *weight > Weight::ZERO)
+            .is_some_and(|(_, weight)| *weight > Weight::ZERO);
+        has_traffic || self.split.mirror.is_some()
     }
 }
 
@@ -98,10 +100,12 @@ impl Action {
 
 #[cfg(test)]
 mod tests {
+    use crds::contract::Mirror;
+
     use super::*;
 
     #[test]
-    fn only_a_write_that_takes_all_traffic_may_overtake() {
+    fn only_a_write_that_takes_all_traffic_and_copies_may_overtake() {
         let route = |weight: Option<u16>| Route {
             stable: "a".to_owned(),
             canary: weight.map(|points| ("b".to_owned(), Weight::from_basis_points(points))),
@@ -124,5 +128,8 @@ mod tests {
         assert!(route(Some(1)).must_not_overtake());
         assert!(!route(Some(0)).must_not_overtake());
         assert!(!route(None).must_not_overtake());
+        let mut copied = route(Some(0));
+        copied.split.mirror = Some(Mirror::default());
+        assert!(copied.must_not_overtake());
     }
 }

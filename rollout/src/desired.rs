@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::contract::{Judge, Mark, SPLIT_VERSION, Split};
+use crds::contract::{Judge, Mark, Mirror, SPLIT_VERSION, Split};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
@@ -54,13 +54,23 @@ pub(crate) fn desired(next: &State, seen: &Observation) -> Desired {
             desired
                 .tracks
                 .insert(run.revision.clone(), canary_replicas(run, seen, capacity));
-            let weight = run.earned.min(ready_share(run, stable, seen));
-            desired.route = Some(route(next, seen, stable, Some((run, weight))));
+            let ready = ready_share(run, stable, seen);
+            let canary = Canary {
+                run,
+                weight: run.earned.min(ready),
+                mirror: mirror(run, ready, seen),
+            };
+            desired.route = Some(route(next, seen, stable, Some(canary)));
             desired.plan = plan_to_save(run, seen);
         }
         Phase::Ending { stable, run, .. } => {
             desired.tracks.insert(stable.clone(), capacity(run, seen));
-            desired.route = Some(route(next, seen, stable, Some((run, Weight::ZERO))));
+            let canary = Canary {
+                run,
+                weight: Weight::ZERO,
+                mirror: None,
+            };
+            desired.route = Some(route(next, seen, stable, Some(canary)));
             keep_as_is(&mut desired.tracks, &run.revision, seen);
         }
     }
@@ -96,16 +106,17 @@ fn keep_as_is(tracks: &mut BTreeMap<String, u32>, revision: &str, seen: &Observa
 fn canary_replicas(run: &Run, seen: &Observation, capacity: u32) -> u32 {
     let plan = match (&seen.frozen, &seen.wanted.plan) {
         (Frozen::Plan(plan), _) => Some(plan),
-        (Frozen::NoRun | Frozen::Missing, Ok(plan)) => Some(plan),
+        (Frozen::NoRun | Frozen::Missing, Ok(plan)) if run.stage == Stage::Starting => Some(plan),
         _ => None,
     };
-    let first = plan
-        .and_then(|plan| plan.step(0))
-        .map_or(Weight::ZERO, |step| step.weight);
-    match run.stage {
-        Stage::Starting => first.replicas(capacity),
-        Stage::Step { .. } | Stage::Bake { .. } => run.earned.replicas(capacity),
+    if let Some(plan) = plan {
+        return run.load(plan).replicas(capacity);
     }
+    // How much is copied is not known: the pods for that stay.
+    let is_copied = run.earned == Weight::ZERO && run.stage != Stage::Starting;
+    let track = seen.tracks.get(&run.revision).filter(|_| is_copied);
+    let kept = track.map_or(0, |track| track.replicas);
+    run.earned.replicas(capacity).max(kept)
 }
 
 /// The plan of a run that has shown its canary to nobody yet.
@@ -124,11 +135,41 @@ fn plan_to_save(run: &Run, seen: &Observation) -> Option<(String, Plan)> {
     Some((run.plan.clone(), plan.clone()))
 }
 
-fn route(next: &State, seen: &Observation, stable: &str, canary: Option<(&Run, Weight)>) -> Route {
-    let run = canary.map(|(run, _)| run);
+/// A canary and what reaches it.
+struct Canary<'a> {
+    run: &'a Run,
+    weight: Weight,
+    mirror: Option<Mirror>,
+}
+
+impl Canary<'_> {
+    /// Whether it gets as much as it has, or more.
+    fn widens(&self, seen: &Observation) -> bool {
+        let copied = seen.mirrored().map_or(0, |mirror| mirror.share);
+        (self.weight > Weight::ZERO && self.weight >= seen.routed(&self.run.revision))
+            || self.mirror.is_some_and(|mirror| mirror.share >= copied)
+    }
+}
+
+/// What is copied to the canary: no more than its ready pods carry, and nothing beside traffic.
+/// Without its plan a run goes on with what it has.
+fn mirror(run: &Run, ready: Weight, seen: &Observation) -> Option<Mirror> {
+    let mirror = match &seen.frozen {
+        Frozen::Plan(plan) => run.mirror(plan),
+        Frozen::NoRun | Frozen::Missing | Frozen::Unreadable(_) => {
+            let split = seen.route.rule.as_ref()?.split.as_ref()?;
+            let is_present = split.run == run.id && split.step == router::step_number(&run.stage);
+            split.mirror.filter(|_| is_present)
+        }
+    }?;
+    let share = mirror.share.min(ready.basis_points());
+    (share > 0 && run.earned == Weight::ZERO).then_some(Mirror { share, ..mirror })
+}
+
+fn route(next: &State, seen: &Observation, stable: &str, canary: Option<Canary<'_>>) -> Route {
+    let run = canary.as_ref().map(|canary| canary.run);
     let step = run.map_or(0, |run| router::step_number(&run.stage));
-    let widens = canary
-        .is_some_and(|(run, weight)| weight > Weight::ZERO && weight >= seen.routed(&run.revision));
+    let widens = canary.as_ref().is_some_and(|canary| canary.widens(seen));
     let mut shape = shape(seen);
     // Testers leave in the patch that takes the canary's traffic off, and a route at rest says nothing
     // of a run.
@@ -136,7 +177,9 @@ fn route(next: &State, seen: &Observation, stable: &str, canary: Option<(&Run, W
     shape.testers = shape.testers.filter(|_| runs && run.is_some());
     Route {
         stable: stable.to_owned(),
-        canary: canary.map(|(run, weight)| (run.revision.clone(), weight)),
+        canary: canary
+            .as_ref()
+            .map(|canary| (canary.run.revision.clone(), canary.weight)),
         split: Split {
             version: SPLIT_VERSION,
             run: run.map(|run| run.id.clone()).unwrap_or_default(),
@@ -145,9 +188,11 @@ fn route(next: &State, seen: &Observation, stable: &str, canary: Option<(&Run, W
             stable: stable.to_owned(),
             canary: run.map(|run| run.revision.clone()),
             key: shape.key.clone(),
-            judge: canary.and_then(|(run, weight)| judge(run, weight, seen)),
+            judge: canary
+                .as_ref()
+                .and_then(|canary| judge(canary.run, canary.weight, seen)),
             testers: shape.testers.clone(),
-            mirror: None,
+            mirror: canary.and_then(|canary| canary.mirror),
         },
         mark: mark(next),
         shape,
@@ -307,7 +352,7 @@ fn remove(desired: &Desired, next: &State, seen: &Observation, actions: &mut Vec
         .keys()
         .filter(|name| !desired.tracks.contains_key(*name))
     {
-        if safe && seen.routed(revision) == Weight::ZERO {
+        if safe && !seen.reaches(revision) {
             actions.push(Action::RemoveTrack {
                 revision: revision.clone(),
             });

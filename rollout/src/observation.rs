@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::contract::{Mark, Split, Trip};
+use crds::contract::{Mark, Mirror, Split, Trip};
 use jiff::Timestamp;
 
 use crate::{
@@ -197,5 +197,23 @@ impl Observation {
             .rule
             .as_ref()
             .map_or(Weight::ZERO, |rule| rule.weight(revision))
+    }
+
+    /// The requests that are copied by the route as it is.
+    pub fn mirrored(&self) -> Option<Mirror> {
+        self.route.rule.as_ref()?.split.as_ref()?.mirror
+    }
+
+    /// Whether any request reaches a revision by the route as it is, for users or as a copy.
+    pub fn reaches(&self, revision: &str) -> bool {
+        let split = self
+            .route
+            .rule
+            .as_ref()
+            .and_then(|rule| rule.split.as_ref());
+        let is_copied = split.is_some_and(|split| {
+            split.mirror.is_some() && split.canary.as_deref() == Some(revision)
+        });
+        is_copied || self.routed(revision) > Weight::ZERO
     }
 }

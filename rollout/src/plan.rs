@@ -3,9 +3,10 @@
 
 use crds::{
     ModelDeploymentSpec,
+    contract::{Mirror, MirrorMethods},
     guardrail::BlindAction,
-    quantity::QuantityError,
-    steps::{OnInconclusive, Rollout},
+    quantity::{Percent, QuantityError},
+    steps::{OnInconclusive, Rollout, Step as StepSpec},
 };
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,8 @@ const ROUTER_GUARDRAILS_MAX: usize = 8;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
-    /// The steps; weights rise strictly to 100 %.
+    /// The steps: first those that copy requests, then those with weights, which rise strictly to
+    /// 100 %.
     pub steps: Vec<Step>,
     /// How long the last weight must hold before promotion.
     pub bake: SignedDuration,
@@ -55,10 +57,22 @@ fn default_false_rollback() -> f64 {
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// Share of the traffic.
+    /// Share of the traffic; 0 in a step that copies requests.
     pub weight: Weight,
+    /// Requests that are copied to the new revision in this step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
     /// How long the step lasts at least.
     pub hold: SignedDuration,
+}
+
+impl Step {
+    /// The share of the requests that the new revision's pods must bear in it, for users or as copies.
+    pub fn load(&self) -> Weight {
+        self.mirror.map_or(self.weight, |mirror| {
+            Weight::from_basis_points(mirror.share)
+        })
+    }
 }
 
 /// Something in a spec that cannot be carried out.
@@ -168,32 +182,71 @@ fn steps(rollout: &Rollout) -> Result<Vec<Step>, SpecError> {
             .iter()
             .map(|(points, minutes)| Step {
                 weight: Weight::from_basis_points(*points),
+                mirror: None,
                 hold: SignedDuration::from_mins(*minutes),
             })
             .collect());
     };
     let path = "spec.rollout.canary.steps";
+    let methods = canary.mirror_methods.unwrap_or_default();
     let mut steps: Vec<Step> = Vec::with_capacity(canary.steps.len());
     for (index, step) in canary.steps.iter().enumerate() {
-        let at = format!("{path}[{index}].weight");
-        let weight = Weight::try_from(step.weight.clone()).map_err(SpecError::quantity(&at))?;
-        if weight <= steps.last().map_or(Weight::ZERO, |last| last.weight) {
-            return Err(SpecError::at(
-                at,
-                "must be above the step before it, and above 0%",
-            ));
-        }
+        let at = format!("{path}[{index}]");
+        let (weight, mirror) = given(step, methods, steps.last(), &at)?;
         let hold = match &step.hold {
             None => SignedDuration::ZERO,
             Some(hold) => hold
                 .parse()
-                .map_err(SpecError::quantity(format!("{path}[{index}].hold")))?,
+                .map_err(SpecError::quantity(format!("{at}.hold")))?,
         };
-        steps.push(Step { weight, hold });
+        steps.push(Step {
+            weight,
+            mirror,
+            hold,
+        });
     }
     match steps.last() {
         Some(last) if last.weight == Weight::FULL => Ok(steps),
         _ => Err(SpecError::at(path, "the last step's weight must be 100%")),
+    }
+}
+
+/// What the new revision gets in a step that follows `before`: traffic or copies.
+fn given(
+    step: &StepSpec,
+    methods: MirrorMethods,
+    before: Option<&Step>,
+    path: &str,
+) -> Result<(Weight, Option<Mirror>), SpecError> {
+    match (&step.weight, &step.mirror) {
+        (Some(weight), None) => {
+            let least = before.map_or(Weight::ZERO, |before| before.weight);
+            let weight = above(least, weight, format!("{path}.weight"))?;
+            Ok((weight, None))
+        }
+        (None, Some(_)) if before.is_some_and(|before| before.mirror.is_none()) => {
+            let message = "must come before the first step with weight";
+            Err(SpecError::at(format!("{path}.mirror"), message))
+        }
+        (None, Some(mirror)) => {
+            let least = before.map_or(Weight::ZERO, Step::load);
+            let share = above(least, mirror, format!("{path}.mirror"))?.basis_points();
+            Ok((Weight::ZERO, Some(Mirror { share, methods })))
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            let message = "a step has either weight or mirror";
+            Err(SpecError::at(format!("{path}.weight"), message))
+        }
+    }
+}
+
+fn above(least: Weight, share: &Percent, path: String) -> Result<Weight, SpecError> {
+    let share = Weight::try_from(share.clone()).map_err(SpecError::quantity(path.as_str()))?;
+    if share > least {
+        Ok(share)
+    } else {
+        let message = "must be above the step before it, and above 0%";
+        Err(SpecError::at(path, message))
     }
 }
 
@@ -235,4 +288,74 @@ pub struct BlindPolicy {
     pub after: SignedDuration,
     /// What then.
     pub action: BlindAction,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(canary: &Value) -> Result<Vec<Step>, SpecError> {
+        let rollout = serde_json::from_value(json!({"type": "Canary", "canary": canary}));
+        steps(&rollout.map_err(|error| SpecError::at("", error.to_string()))?)
+    }
+
+    #[test]
+    fn copies_come_before_traffic_and_are_of_safe_methods_unless_all_are_named() {
+        let listed = json!([
+            {"mirror": "10%", "hold": "10m"}, {"mirror": "50%"},
+            {"weight": "5%"}, {"weight": "100%"},
+        ]);
+        let mirror = |share, methods| Some(Mirror { share, methods });
+        let safe = read(&json!({"steps": listed})).unwrap();
+        assert_eq!(safe[0].mirror, mirror(1000, MirrorMethods::Safe));
+        assert_eq!(safe[0].weight, Weight::ZERO);
+        assert_eq!(safe[0].hold, SignedDuration::from_mins(10));
+        assert_eq!(safe[1].load(), Weight::from_basis_points(5000));
+        assert_eq!(
+            (safe[2].mirror, safe[2].load()),
+            (None, Weight::from_basis_points(500))
+        );
+        let all = read(&json!({"steps": listed, "mirrorMethods": "All"})).unwrap();
+        assert_eq!(all[1].mirror, mirror(5000, MirrorMethods::All));
+    }
+
+    #[test]
+    fn steps_that_cannot_be_gone_are_refused_with_their_path() {
+        for (listed, path) in [
+            (json!([{"hold": "1s"}, {"weight": "100%"}]), "[0].weight"),
+            (json!([{"weight": "100%", "mirror": "5%"}]), "[0].weight"),
+            (
+                json!([{"weight": "5%"}, {"mirror": "5%"}, {"weight": "100%"}]),
+                "[1].mirror",
+            ),
+            (
+                json!([{"mirror": "5%"}, {"mirror": "5%"}, {"weight": "100%"}]),
+                "[1].mirror",
+            ),
+            (json!([{"mirror": "0%"}, {"weight": "100%"}]), "[0].mirror"),
+            (
+                json!([{"mirror": "101%"}, {"weight": "100%"}]),
+                "[0].mirror",
+            ),
+            (
+                json!([{"weight": "5%"}, {"weight": "5%"}, {"weight": "100%"}]),
+                "[1].weight",
+            ),
+            (json!([{"mirror": "100%"}]), ""),
+            (json!([{"mirror": "5%"}, {"weight": "50%"}]), ""),
+        ] {
+            let refused = read(&json!({"steps": listed})).unwrap_err();
+            assert_eq!(refused.path, format!("spec.rollout.canary.steps{path}"));
+        }
+    }
+
+    #[test]
+    fn a_step_frozen_without_copies_reads_and_writes_as_before() {
+        let old = json!({"weight": "5%", "hold": "PT5M"});
+        let read: Step = serde_json::from_value(old.clone()).unwrap();
+        assert_eq!(read.mirror, None);
+        assert_eq!(serde_json::to_value(&read).unwrap(), old);
+    }
 }

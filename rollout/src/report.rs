@@ -413,6 +413,14 @@ fn guardrails_healthy(next: &State, seen: &Observation) -> Said<'static> {
             "Unguarded",
             "no guardrail watches this object".to_owned(),
         )
+    } else if is_copied_unjudged(next, seen) {
+        (
+            "True",
+            "Mirroring",
+            "requests are only copied to the canary: guardrails that the routers judge decide \
+             nothing in this step, as no user gets those answers"
+                .to_owned(),
+        )
     } else if next.run().is_some() {
         (
             "True",
@@ -428,6 +436,14 @@ fn guardrails_healthy(next: &State, seen: &Observation) -> Said<'static> {
         reason,
         message,
     }
+}
+
+/// Whether the canary gets copies alone, of which some guardrails see nothing.
+fn is_copied_unjudged(next: &State, seen: &Observation) -> bool {
+    let (Phase::Running { run, .. }, Frozen::Plan(plan)) = (&next.phase, &seen.frozen) else {
+        return false;
+    };
+    run.mirror(plan).is_some() && plan.for_routers().next().is_some()
 }
 
 fn traffic_applied(seen: &Observation) -> Said<'static> {

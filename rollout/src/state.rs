@@ -5,10 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use crds::status::{DecisionRecord, EvidenceStatus, RunRecord};
+use crds::{
+    contract::Mirror,
+    status::{DecisionRecord, EvidenceStatus, RunRecord},
+};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::weight::Weight;
+use crate::{plan::Plan, weight::Weight};
 
 pub mod wire;
 
@@ -88,7 +91,7 @@ pub struct Run {
     pub attempt: i64,
     /// Pods of the stable revision when it began.
     pub stable_replicas: u32,
-    /// When the canary first got traffic.
+    /// When the canary first got traffic, or copies of it.
     pub exposed_at: Option<Timestamp>,
     /// How far it is.
     pub stage: Stage,
@@ -281,6 +284,25 @@ impl State {
 }
 
 impl Run {
+    /// The requests that are copied to the canary in the present step.
+    pub fn mirror(&self, plan: &Plan) -> Option<Mirror> {
+        match &self.stage {
+            Stage::Step { index, .. } => plan.step(*index)?.mirror,
+            Stage::Starting | Stage::Bake { .. } => None,
+        }
+    }
+
+    /// The share of the requests that the canary's pods must bear, for users or as copies: before the
+    /// first step, what they must bear in it.
+    pub fn load(&self, plan: &Plan) -> Weight {
+        let step = match &self.stage {
+            Stage::Starting => plan.step(0),
+            Stage::Step { index, .. } => plan.step(*index).filter(|step| step.mirror.is_some()),
+            Stage::Bake { .. } => None,
+        };
+        step.map_or(self.earned, |step| step.load().max(self.earned))
+    }
+
     /// The clock of the present step or bake.
     pub fn hold(&self) -> Option<&Hold> {
         match &self.stage {

@@ -5,7 +5,7 @@
 //! (`10s StepStarted 1%`, with a reason after it where the run ends). The transitions that happen must
 //! be those of the story, all of them, at those seconds. `10s holds NoData` expects a reason for waiting.
 //! The plan is the one of the simulation: 1, 5, 25 and 100 %, each for 10 s, a bake of 10 s, and a
-//! guardrail with a window of 5 s. The first revision is `a`; it is stable at 0 s.
+//! guardrail with a window of 5 s; `mirror 10% for 10s` adds a step that copies requests. The first revision is `a`; it is stable at 0 s.
 #![allow(
     clippy::tests_outside_test_module,
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ mod cluster;
 use std::{fs, path::Path};
 
 use cluster::{Cluster, Ending, Revision};
-use crds::ModelDeploymentStatus;
+use crds::{ModelDeploymentStatus, quantity::Percent};
 use jiff::SignedDuration;
 use verdict::Verdict;
 
@@ -64,6 +64,12 @@ fn happen(cluster: &mut Cluster, event: &str) {
         ["replicas", number] => cluster.replicas = number.parse().unwrap(),
         ["status", "lost"] => cluster.status = ModelDeploymentStatus::default(),
         ["route", "deleted"] => cluster.rule = None,
+        ["mirror", share, "for", long] => {
+            let share = Percent::from(*share).basis_points().unwrap();
+            let steps = &mut cluster.plan.steps;
+            let at = steps.iter().filter(|step| step.mirror.is_some()).count();
+            steps.insert(at, cluster::copies(share, seconds(long)));
+        }
         ["plans", "deleted"] => cluster.plans.clear(),
         _ => panic!("no such event: {event:?}"),
     }

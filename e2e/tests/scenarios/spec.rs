@@ -63,6 +63,43 @@ fn rollout_cases() -> Vec<Case> {
     ]
 }
 
+/// Steps that copy requests.
+fn mirror_cases() -> Vec<Case> {
+    vec![
+        (
+            STEPS,
+            json!([{"mirror": "5%"}, {"weight": "5%", "mirror": "10%"}, {"weight": "100%"}]),
+            "spec.rollout.canary.steps[1].weight",
+        ),
+        (
+            STEPS,
+            json!([{"hold": "1s"}, {"weight": "100%"}]),
+            "spec.rollout.canary.steps[0].weight",
+        ),
+        (
+            STEPS,
+            json!([{"mirror": "0%"}, {"weight": "100%"}]),
+            "spec.rollout.canary.steps[0].mirror",
+        ),
+        (
+            STEPS,
+            json!([{"mirror": "10%"}, {"mirror": "5%"}, {"weight": "100%"}]),
+            "mirror must rise",
+        ),
+        (
+            STEPS,
+            json!([{"weight": "5%"}, {"mirror": "10%"}, {"weight": "100%"}]),
+            "steps with mirror come before",
+        ),
+        (STEPS, json!([{"mirror": "100%"}]), STEPS_PATH),
+        (
+            "/spec/rollout/canary/mirrorMethods",
+            json!("POST"),
+            "spec.rollout.canary.mirrorMethods",
+        ),
+    ]
+}
+
 fn other_cases() -> Vec<Case> {
     vec![
         (
@@ -146,7 +183,8 @@ async fn a_bad_spec_is_refused_with_the_path_of_what_is_wrong() -> anyhow::Resul
         .await
         .expect("the good spec is taken");
     let mut wrong = Vec::new();
-    for (pointer, value, path) in rollout_cases().into_iter().chain(other_cases()) {
+    let cases = [rollout_cases(), mirror_cases(), other_cases()];
+    for (pointer, value, path) in cases.into_iter().flatten() {
         let mut object = good.clone();
         let (parent, last) = pointer.rsplit_once('/').unwrap();
         let parent = object.pointer_mut(parent).unwrap();

@@ -42,6 +42,7 @@ pub(super) fn wanted(
         .and_then(|()| can_be_routed(&route))
         .and(plan)
         .and_then(|plan| can_be_guarded(&plan, sources).map(|()| plan))
+        .and_then(|plan| can_be_copied(config, deployment, &plan).map(|()| plan))
         // It may quote all of what it is about, and a status holds only so much.
         .map_err(|error| SpecError::at(error.path, brief(&error.message)));
     Wanted {
@@ -87,6 +88,24 @@ fn can_be_guarded(plan: &Plan, sources: &BTreeMap<String, Lookup>) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Our routers copy requests; of no other data plane it is known.
+fn can_be_copied(
+    config: &Config,
+    deployment: &ModelDeployment,
+    plan: &Plan,
+) -> Result<(), SpecError> {
+    let copies = plan.steps.iter().position(|step| step.mirror.is_some());
+    match copies {
+        Some(index) if !is_routed_by_us(config, deployment) => {
+            let path = format!("spec.rollout.canary.steps[{index}].mirror");
+            let message = "only the routers of the chart's Gateway copy requests: leave the step out, or \
+                           name no other Gateway in spec.traffic.parentRefs";
+            Err(SpecError::at(path, message))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Whether the traffic comes through the default Gateway, and so through our router.

@@ -270,6 +270,27 @@ mod tests {
     }
 
     #[test]
+    fn copies_are_written_with_the_split_and_leave_no_trace_without_it() {
+        let mut route = route(Some(0));
+        let copies = contract::Mirror {
+            share: 1000,
+            methods: contract::MirrorMethods::All,
+        };
+        route.split.mirror = Some(copies);
+        let object = written(&route);
+        let rule = read(&object, "ml");
+        assert_eq!(rule.weight("b"), Weight::ZERO);
+        assert_eq!(rule.split.and_then(|split| split.mirror), Some(copies));
+        // The rules are plain: whoever does not know the split serves stable alone.
+        assert_eq!(object.data["spec"]["rules"][0].get("filters"), None);
+        let before = digest(&object);
+        route.split.mirror = None;
+        let object = written(&route);
+        assert_ne!(digest(&object), before, "routers say when the copies end");
+        assert!(!object.annotations()[contract::ANNOTATION_SPLIT].contains("mirror"));
+    }
+
+    #[test]
     fn the_digest_is_the_routers_whatever_is_stored() {
         for stored in [
             json!([{"backendRefs": [{"name": "a", "port": 80, "weight": 1}]}]),

@@ -34,6 +34,8 @@ const NOT_OURS: &str = "no router of Sluice carries this traffic: name guardrail
 const NOT_HEARD: &str = "the routers have reported nothing of this run";
 const NO_NUMBER: &str = "the evidence is not a number";
 const NO_REQUEST: &str = "no request of this step has ended on the canary";
+const COPIES: &str = "requests are only copied to the canary in this step: no user gets those \
+                      answers, so they are no evidence";
 const WARMING: &str = "; while endpoints warm up, or stable has none, requests do not count";
 const SHARE: &str = "the canary does not get the share of the requests that its weight gives it";
 
@@ -76,9 +78,23 @@ pub fn judgements(look: &Look<'_>) -> Vec<Judgement> {
                 bound: None,
                 summary: None,
             };
-            judge(guardrail, check, look, &nothing)
+            let judged = judge(guardrail, check, look, &nothing);
+            if look.run.mirror(look.plan).is_some() && judged.verdict != Verdict::Fail {
+                return undecided(nothing);
+            }
+            judged
         })
         .collect()
+}
+
+/// What is said of a canary that gets no traffic but copies.
+fn undecided(nothing: Judgement) -> Judgement {
+    Judgement {
+        verdict: Verdict::Inconclusive,
+        problem: Some(COPIES.to_owned()),
+        summary: Some(COPIES.to_owned()),
+        ..nothing
+    }
 }
 
 impl Look<'_> {

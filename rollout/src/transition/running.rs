@@ -4,12 +4,13 @@
 mod endings;
 mod guardrails;
 
+use crds::contract::MirrorMethods;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Draft, Transition, condemn, drain, remember_run};
 use crate::{
     observation::{Frozen, Observation},
-    plan::Plan,
+    plan::{Plan, Step},
     state::{EndResult, Ending, Hold, Phase, Run, Stage, State, recorded},
     weight::Weight,
     why::Why,
@@ -118,12 +119,11 @@ fn begin_ending(trial: Trial, ending: Ending, attempt: i64) -> Transition {
 
 /// Before the first step: the canary's pods must be ready, and the route in place at weight 0.
 fn start(mut trial: Trial, plan: &Plan, seen: &Observation, now: Timestamp) -> Transition {
-    let Some(first) = plan.steps.first() else {
+    if plan.steps.is_empty() {
         let problem = "it has no steps".to_owned();
         return trial.keep(Why::PlanUnreadable { problem });
-    };
-    let capacity = capacity(&trial.run, seen);
-    let want = first.weight.replicas(capacity);
+    }
+    let want = pods(&trial.run, plan, seen);
     let ready = seen.ready(&trial.run.revision);
     if seen.ready(&trial.stable) == 0 {
         // Not the canary's fault: its deadline does not run.
@@ -135,7 +135,7 @@ fn start(mut trial: Trial, plan: &Plan, seen: &Observation, now: Timestamp) -> T
         let why = waiting_for_pods(&trial.run, ready, want, seen);
         return trial.keep(why);
     }
-    if !is_served(&trial.run, seen) {
+    if !is_served(&trial.run, plan, seen) {
         return trial.keep(Why::WaitingForTraffic);
     }
     if let Some(until) = clock_went_back(&trial.run, now) {
@@ -147,7 +147,7 @@ fn start(mut trial: Trial, plan: &Plan, seen: &Observation, now: Timestamp) -> T
 
 /// At a step or in the bake: is the whole weight served, has it lasted, do all guardrails pass?
 fn hold_or_go_on(mut trial: Trial, plan: &Plan, seen: &Observation, now: Timestamp) -> Transition {
-    if let Some(why) = not_applied(&mut trial.run, &trial.stable, seen, now) {
+    if let Some(why) = not_applied((&mut trial.run, &trial.stable), plan, seen, now) {
         return trial.keep(why);
     }
     if seen.ready(&trial.stable) == 0 {
@@ -175,9 +175,14 @@ fn hold_or_go_on(mut trial: Trial, plan: &Plan, seen: &Observation, now: Timesta
     }
 }
 
-/// Keeps the step's clock: it runs while the whole weight is served.
-fn not_applied(run: &mut Run, stable: &str, seen: &Observation, now: Timestamp) -> Option<Why> {
-    if is_carried(run, stable, seen) && is_served(run, seen) {
+/// Keeps the step's clock: it runs while the whole weight is served, or all copies are made.
+fn not_applied(
+    (run, stable): (&mut Run, &str),
+    plan: &Plan,
+    seen: &Observation,
+    now: Timestamp,
+) -> Option<Why> {
+    if is_carried(run, plan, stable, seen) && is_served(run, plan, seen) {
         run.waiting_since = None;
         if let Some(held) = run.hold_mut() {
             held.start(now);
@@ -188,42 +193,46 @@ fn not_applied(run: &mut Run, stable: &str, seen: &Observation, now: Timestamp) 
     if let Some(held) = run.hold_mut() {
         held.stop(now);
     }
-    let (ready, want) = (
-        seen.ready(&run.revision),
-        run.earned.replicas(capacity(run, seen)),
-    );
-    Some(if is_carried(run, stable, seen) {
+    let (ready, want) = (seen.ready(&run.revision), pods(run, plan, seen));
+    Some(if is_carried(run, plan, stable, seen) {
         Why::WaitingForTraffic
     } else {
         waiting_for_pods(run, ready, want, seen)
     })
 }
 
-/// Whether the canary's ready pods carry what it has earned.
-fn is_carried(run: &Run, stable: &str, seen: &Observation) -> bool {
-    ready_share(run, stable, seen) >= run.earned
+/// Pods that the canary needs for what it is to bear.
+fn pods(run: &Run, plan: &Plan, seen: &Observation) -> u32 {
+    run.load(plan).replicas(capacity(run, seen))
 }
 
-/// Whether the data plane is known to serve what the canary has earned.
-fn is_served(run: &Run, seen: &Observation) -> bool {
+/// Whether the canary's ready pods carry what it has earned, or the copies of its step.
+fn is_carried(run: &Run, plan: &Plan, stable: &str, seen: &Observation) -> bool {
+    ready_share(run, stable, seen) >= run.load(plan)
+}
+
+/// Whether the data plane is known to serve what the canary has earned, and the copies of its step.
+fn is_served(run: &Run, plan: &Plan, seen: &Observation) -> bool {
     let listed = seen
         .route
         .rule
         .as_ref()
         .is_some_and(|rule| rule.weights.contains_key(&run.revision));
-    listed && seen.routed(&run.revision) == run.earned && seen.route.applied.counts()
+    listed
+        && seen.routed(&run.revision) == run.earned
+        && seen.mirrored() == run.mirror(plan)
+        && seen.route.applied.counts()
 }
 
 /// Whether the run still waits for pods or for its weight, by what is seen now.
 fn is_waiting(run: &Run, plan: &Plan, stable: &str, seen: &Observation) -> bool {
-    let short = match (&run.stage, plan.steps.first()) {
-        (Stage::Starting, Some(first)) => {
-            seen.ready(&run.revision) < first.weight.replicas(capacity(run, seen))
+    let short = match &run.stage {
+        Stage::Starting => {
+            plan.steps.is_empty() || seen.ready(&run.revision) < pods(run, plan, seen)
         }
-        (Stage::Starting, None) => true,
-        (Stage::Step { .. } | Stage::Bake { .. }, _) => !is_carried(run, stable, seen),
+        Stage::Step { .. } | Stage::Bake { .. } => !is_carried(run, plan, stable, seen),
     };
-    short || !is_served(run, seen)
+    short || !is_served(run, plan, seen)
 }
 
 /// How far a recorded time may be ahead of the clock: it was rounded up.
@@ -275,8 +284,12 @@ fn lasting(run: &Run, plan: &Plan, now: Timestamp) -> Option<Why> {
     let (held, long, what) = match &run.stage {
         Stage::Starting => return None,
         Stage::Step { index, held } => {
-            let what = format!("step {} of {}", index + 1, plan.steps.len());
-            (held, plan.step(*index)?.hold, what)
+            let step = plan.step(*index)?;
+            let copies = step.mirror.map_or(String::new(), |_| {
+                format!(", which copies {} of the requests,", step.load())
+            });
+            let what = format!("step {} of {}{copies}", index + 1, plan.steps.len());
+            (held, step.hold, what)
         }
         Stage::Bake { held } => (held, plan.bake, "the bake".to_owned()),
     };
@@ -309,10 +322,10 @@ fn enter_step(trial: Trial, plan: &Plan, index: usize, now: Timestamp) -> Transi
     };
     entered(&mut run, now);
     let message = format!(
-        "step {} of {}: {} of the traffic",
+        "step {} of {}: {}",
         index + 1,
         plan.steps.len(),
-        step.weight
+        given(step, plan)
     );
     let record = Draft {
         decision: "StepStarted",
@@ -331,6 +344,26 @@ fn enter_step(trial: Trial, plan: &Plan, index: usize, now: Timestamp) -> Transi
         why,
         record: Some(record),
     }
+}
+
+/// What the canary gets in a step, for people.
+fn given(step: &Step, plan: &Plan) -> String {
+    let Some(mirror) = step.mirror else {
+        return format!("{} of the traffic", step.weight);
+    };
+    let methods = match mirror.methods {
+        MirrorMethods::Safe => " by GET, HEAD and OPTIONS",
+        MirrorMethods::All => "",
+    };
+    let undecided = if plan.for_routers().next().is_some() {
+        "; guardrails that the routers judge decide nothing in it"
+    } else {
+        ""
+    };
+    format!(
+        "copies of {} of the requests{methods}, and no traffic{undecided}",
+        step.load()
+    )
 }
 
 fn enter_bake(trial: Trial, plan: &Plan, now: Timestamp) -> Transition {

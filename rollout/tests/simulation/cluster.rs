@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::{
     ModelDeploymentStatus,
-    contract::{KeySource, Mark, Trip},
+    contract::{KeySource, Mark, Mirror, MirrorMethods, Split, Trip},
     guardrail::{BlindAction, OnFail},
     quantity::Number,
     steps::OnInconclusive,
@@ -98,6 +98,7 @@ pub(crate) fn trip_of(run: &str, revision: &str) -> Trip {
 pub(crate) fn plan() -> Plan {
     let step = |points, seconds| Step {
         weight: Weight::from_basis_points(points),
+        mirror: None,
         hold: SignedDuration::from_secs(seconds),
     };
     let blind = BlindPolicy {
@@ -135,6 +136,18 @@ pub(crate) fn plan() -> Plan {
             on_error: blind,
         }],
         false_rollback_probability: 0.01,
+    }
+}
+
+/// A step that copies so many basis points of the requests, for so long.
+pub(crate) fn copies(share: u16, seconds: i64) -> Step {
+    Step {
+        weight: Weight::ZERO,
+        mirror: Some(Mirror {
+            share,
+            methods: MirrorMethods::All,
+        }),
+        hold: SignedDuration::from_secs(seconds),
     }
 }
 
@@ -223,6 +236,16 @@ impl Cluster {
         self.rule
             .as_ref()
             .map_or(Weight::ZERO, |rule| rule.weight(revision))
+    }
+
+    pub(crate) fn split(&self) -> Option<&Split> {
+        self.rule.as_ref()?.split.as_ref()
+    }
+
+    /// The share of the requests that are copied, in basis points.
+    pub(crate) fn copied(&self) -> u16 {
+        let mirror = self.split().and_then(|split| split.mirror);
+        mirror.map_or(0, |mirror| mirror.share)
     }
 
     pub(crate) fn phase(&self) -> &str {

@@ -1,8 +1,7 @@
 //! Histories drawn at random. Every event is paired with how the reconcile after it ends: a crash as
 //! an event of its own never meets a fresh verdict, and would miss the orders of writes that fail.
 
-use crds::ModelDeploymentStatus;
-use crds::contract::Trip;
+use crds::{ModelDeploymentStatus, contract::Trip, status::CondemnedRevision};
 use jiff::SignedDuration;
 use proptest::prelude::*;
 use rollout::{
@@ -12,7 +11,7 @@ use rollout::{
 };
 use verdict::Verdict;
 
-use super::cluster::{Cluster, Ending, Revision, trip_of};
+use super::cluster::{Cluster, Ending, Revision, copies, trip_of};
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -203,7 +202,44 @@ fn check_trip(before: &Cluster, after: &Cluster, ending: Ending) {
     if ending == Ending::Completes && ready > 0 {
         assert!(!reached, "a tripped run goes on: {:?}", after.status.run);
         assert_eq!(after.weight(&run.revision), Weight::ZERO);
+        assert_eq!(after.copied(), 0, "a tripped canary gets copies");
     }
+}
+
+/// Copies are made in a step that asks for them alone: beside no traffic, no more than the canary's
+/// pods carry, for no revision that must get nothing, and none before that step is recorded.
+fn check_copies(before: &Cluster, after: &Cluster, ending: Ending) {
+    if ending == Ending::RecordRefused {
+        assert!(after.copied() <= before.copied(), "copies without a record");
+    }
+    let copied = after.copied();
+    if copied == 0 || ending != Ending::Completes || after.unreadable {
+        return;
+    }
+    let (state, split) = (after.state(), after.split().unwrap());
+    let Some(Phase::Running { stable, run }) = state.as_ref().map(|state| &state.phase) else {
+        panic!("copies outside a run: {:?}", after.status);
+    };
+    assert_eq!(
+        (&split.run, split.canary.as_ref()),
+        (&run.id, Some(&run.revision))
+    );
+    assert_eq!(
+        after.weight(&run.revision),
+        Weight::ZERO,
+        "copies beside traffic"
+    );
+    let asked = after.plans[&run.plan].clone();
+    let asked = run.mirror(&asked).map_or(0, |mirror| mirror.share);
+    assert!(copied <= asked, "{copied} of {asked} are copied");
+    let ready = |name: &str| before.tracks.get(name).map_or(0, |track| track.ready);
+    let capacity = run.stable_replicas.max(before.replicas.min(ready(stable)));
+    let carried = Weight::ready_share(ready(&run.revision), capacity);
+    assert!(copied <= carried.basis_points(), "more copies than pods");
+    let is_condemned = |condemned: &CondemnedRevision| {
+        condemned.revision == run.revision && after.attempt <= condemned.attempt
+    };
+    assert!(!after.status.condemned.iter().any(is_condemned));
 }
 
 /// What must hold after a reconcile, given the cluster before it.
@@ -211,6 +247,7 @@ fn check(before: &Cluster, after: &Cluster, ending: Ending) {
     let revisions = ["a", "b", "c"];
     let first_deployment = before.phase() == "" || before.phase() == "Pending";
     check_trip(before, after, ending);
+    check_copies(before, after, ending);
     for revision in revisions
         .iter()
         .filter(|revision| !is_stable(after, revision))
@@ -253,15 +290,27 @@ fn check(before: &Cluster, after: &Cluster, ending: Ending) {
     }
 }
 
+/// Steps that copy requests come before the others.
+fn begin_with(copied: &[u16], cluster: &mut Cluster) {
+    let steps = copied.iter().map(|share| copies(*share, 6));
+    cluster.plan.steps.splice(0..0, steps);
+}
+
+fn copied() -> impl Strategy<Value = Vec<u16>> {
+    prop::sample::select(vec![vec![], vec![1000], vec![2000, 6000]])
+}
+
 proptest! {
     // 256 histories of each property, the default; PROPTEST_CASES=10000 takes a longer look.
     #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn properties_hold_in_every_history(
+        copied in copied(),
         history in prop::collection::vec((event(), ending()), 1..60)
     ) {
         let mut cluster = Cluster::new("a");
+        begin_with(&copied, &mut cluster);
         cluster.until(20, |cluster| cluster.phase() == "Stable");
         for (event, ending) in history {
             happen(&mut cluster, &event);
@@ -276,9 +325,11 @@ proptest! {
 
     #[test]
     fn whatever_happened_a_healthy_cluster_ends_with_what_the_spec_asks_for(
+        copied in copied(),
         history in prop::collection::vec((event(), ending()), 1..40)
     ) {
         let mut cluster = Cluster::new("a");
+        begin_with(&copied, &mut cluster);
         cluster.routers_forget = true;
         cluster.until(20, |cluster| cluster.phase() == "Stable");
         for (event, ending) in history {

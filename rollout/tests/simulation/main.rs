@@ -15,6 +15,7 @@ mod edges;
 mod endings;
 mod histories;
 mod judgements;
+mod mirror;
 mod routers;
 mod traffic;
 mod trips;

@@ -458,6 +458,7 @@ fn status_of_the_largest_plan_is_not_too_large() {
     cluster.plan.steps = (1..=12)
         .map(|number| rollout::plan::Step {
             weight: Weight::from_basis_points(if number == 12 { 10_000 } else { number * 100 }),
+            mirror: None,
             hold: SignedDuration::from_secs(1),
         })
         .collect();

@@ -137,3 +137,17 @@ fn a_spec_that_makes_no_pods_has_no_plan_and_keeps_its_revision() {
     let model = seen(&json!({"model": {"format": "Pickle"}}), &BTreeMap::new());
     assert_eq!(model.plan.unwrap_err().path, "spec.model");
 }
+
+#[test]
+fn requests_that_come_another_way_are_not_copied() {
+    let steps = json!([{"mirror": "10%"}, {"weight": "100%"}]);
+    let rollout = json!({"type": "Canary", "canary": {"steps": steps}});
+    let ours = seen(&json!({"rollout": rollout}), &BTreeMap::new());
+    assert_eq!(ours.plan.unwrap().steps[0].load().basis_points(), 1000);
+    let parents = json!({"parentRefs": [{"name": "istio"}]});
+    let another = json!({"rollout": rollout, "traffic": parents});
+    let error = seen(&another, &BTreeMap::new()).plan.unwrap_err();
+    assert_eq!(error.path, "spec.rollout.canary.steps[0].mirror");
+    let without = json!({"traffic": parents});
+    seen(&without, &BTreeMap::new()).plan.unwrap();
+}

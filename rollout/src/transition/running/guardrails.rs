@@ -68,8 +68,7 @@ struct Look<'a> {
 /// What keeps the step from passing: the gravest guardrail that does not pass.
 pub(super) fn blocked(run: &Run, plan: &Plan, seen: &Observation, now: Timestamp) -> Option<Why> {
     let advance = plan.on_inconclusive == OnInconclusive::Advance && is_overdue(run, plan, now);
-    plan.guardrails
-        .iter()
+    deciding(run, plan)
         .map(|guardrail| (standing(run, guardrail, seen, now), guardrail))
         .filter(|(standing, _)| match standing {
             Standing::Pass => false,
@@ -89,6 +88,15 @@ pub(super) fn blocked(run: &Run, plan: &Plan, seen: &Observation, now: Timestamp
                 },
             )
         })
+}
+
+/// The guardrails that decide in the present step. Where requests are only copied the routers have
+/// nothing to judge, for no user gets those answers.
+fn deciding<'a>(run: &'a Run, plan: &'a Plan) -> impl Iterator<Item = &'a Guardrail> {
+    let is_copied = run.mirror(plan).is_some();
+    plan.guardrails.iter().filter(move |guardrail| {
+        !is_copied || guardrail.router().is_none() || is_over_limit(run, guardrail)
+    })
 }
 
 /// What a guardrail says of the present step.
@@ -159,9 +167,7 @@ pub(super) fn is_overdue(run: &Run, plan: &Plan, now: Timestamp) -> bool {
 
 /// Whether some guardrail is inconclusive and none says worse.
 pub(super) fn is_undecided(run: &Run, plan: &Plan, seen: &Observation) -> bool {
-    let verdicts = plan
-        .guardrails
-        .iter()
+    let verdicts = deciding(run, plan)
         .filter_map(|guardrail| judgement(guardrail, run, seen).map(|judgement| judgement.verdict));
     Verdict::worst(verdicts) == Verdict::Inconclusive
 }
