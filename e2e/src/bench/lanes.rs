@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::{
     bench::{
-        self, Bench, failing,
+        self, Bench,
+        failing::{self, Exposure},
         line::{Line, float, percentile, rounded},
     },
-    load::{log::Entry, stats::success},
     load_pod::{LoadPod, Plan},
     model_deployment::{self as md, Watched},
 };
@@ -55,13 +55,6 @@ impl Lane {
             }
         }
     }
-}
-
-/// What one trial came to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Exposure {
-    seconds: f64,
-    bad: usize,
 }
 
 /// Measures each cell; a cell that could not be measured has no line.
@@ -181,7 +174,7 @@ impl Trial<'_> {
         self.watched.rolled_back(DECIDED_WITHIN).await?;
         self.load.answered(AFTERWARDS).await?;
         let entries = failing::entries(self.bench.cluster, NAMESPACE, first).await?;
-        exposure(&entries, &revision, turned).context("the canary failed nobody")
+        Exposure::of(&entries, &revision, turned).context("the canary failed nobody")
     }
 
     /// After a discarded trial: back to where the next may begin.
@@ -194,23 +187,6 @@ impl Trial<'_> {
         }
         Ok(())
     }
-}
-
-/// From the end of the first bad answer of a revision after it was turned bad to the start of the
-/// last request that it got; and how many answers of its were bad in that time.
-fn exposure(entries: &[Entry], revision: &str, turned: u64) -> Option<Exposure> {
-    let of_it = || {
-        entries
-            .iter()
-            .filter(|entry| entry.revision.as_deref() == Some(revision))
-    };
-    let bad = || of_it().filter(|entry| entry.t >= turned && !success(entry.code));
-    let first = bad().map(|entry| entry.t + entry.d_ms).min()?;
-    let last = of_it().map(|entry| entry.t).max()?;
-    Some(Exposure {
-        seconds: Duration::from_millis(last.saturating_sub(first)).as_secs_f64(),
-        bad: bad().count(),
-    })
 }
 
 /// The load's clock: it runs on the same machine.
@@ -274,34 +250,4 @@ fn report(bench: &Bench<'_>, after: f64, measured: &Measured) -> anyhow::Result<
         &router,
         &prometheus,
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_bad_before_it_turned_does_not_count() {
-        let entry = |t, code| Entry {
-            t,
-            d_ms: 5,
-            user: 1,
-            code,
-            error: None,
-            revision: Some("new".to_owned()),
-            correct: None,
-        };
-        let entries = [
-            entry(500, 500),
-            entry(1000, 200),
-            entry(1100, 500),
-            entry(1305, 200),
-        ];
-        let expected = Exposure {
-            seconds: 0.2,
-            bad: 1,
-        };
-        assert_eq!(exposure(&entries, "new", 1000), Some(expected));
-        assert_eq!(exposure(&entries, "new", 2000), None);
-    }
 }

@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 
 use crate::{
     bench::{
-        self, Bench, failing,
+        self, Bench,
+        failing::{self, Exposure},
         floor::Lane,
         line::{Line, float, percentile, rounded},
     },
-    load::{log::Entry, stats::success},
+    load::stats::success,
     load_pod::{LoadPod, Plan},
     model_deployment::{self as md, Watched},
 };
@@ -53,13 +54,6 @@ impl Canary {
             Self::Retried => "retried",
         }
     }
-}
-
-/// What one trial came to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Exposure {
-    seconds: f64,
-    bad: usize,
 }
 
 /// Measures both cells; a cell that could not be measured has no line.
@@ -169,7 +163,7 @@ impl Trial<'_> {
             elsewhere == 0,
             "{elsewhere} requests failed that the canary did not answer"
         );
-        exposure(&entries, &revision).context("the canary failed nobody")
+        Exposure::of(&entries, &revision, 0).context("the canary failed nobody")
     }
 
     /// What begins the next run.
@@ -203,23 +197,6 @@ impl Trial<'_> {
         }
         self.watched.rolled_back(SERVING_WITHIN).await.map(drop)
     }
-}
-
-/// From the end of the first bad answer of a revision to the start of the last request that it got;
-/// and how many answers of its were bad.
-fn exposure(entries: &[Entry], revision: &str) -> Option<Exposure> {
-    let of_it = || {
-        entries
-            .iter()
-            .filter(|entry| entry.revision.as_deref() == Some(revision))
-    };
-    let bad = || of_it().filter(|entry| !success(entry.code));
-    let first = bad().map(|entry| entry.t + entry.d_ms).min()?;
-    let last = of_it().map(|entry| entry.t).max()?;
-    Some(Exposure {
-        seconds: Duration::from_millis(last.saturating_sub(first)).as_secs_f64(),
-        bad: bad().count(),
-    })
 }
 
 fn report(
@@ -264,49 +241,4 @@ fn report(
     line.discarded = discarded;
     bench::print(&line)?;
     bench.plot(canary.name(), &seconds, &floor)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(t: u64, code: u16, revision: &str) -> Entry {
-        Entry {
-            t,
-            d_ms: 5,
-            user: 1,
-            code,
-            error: None,
-            revision: Some(revision.to_owned()),
-            correct: None,
-        }
-    }
-
-    #[test]
-    fn exposure_is_from_the_first_bad_answer_to_the_last_request() {
-        let entries = [
-            entry(1000, 200, "new"),
-            entry(1100, 500, "new"),
-            entry(1200, 500, "new"),
-            entry(2105, 500, "new"),
-            entry(9000, 200, "old"),
-        ];
-        let expected = Exposure {
-            seconds: 1.0,
-            bad: 3,
-        };
-        assert_eq!(exposure(&entries, "new"), Some(expected));
-        assert_eq!(exposure(&entries, "old"), None);
-    }
-
-    #[test]
-    fn the_floor_is_of_the_guardrails_that_are_applied() {
-        let object = deployment().unwrap();
-        let threshold = object
-            .pointer("/spec/guardrails/0/check/threshold")
-            .unwrap();
-        assert_eq!(threshold["window"], format!("{}s", LANE.window));
-        assert_eq!(threshold["interval"], format!("{}s", LANE.check));
-        assert_eq!(threshold["max"], format!("{}", LANE.limit));
-    }
 }
