@@ -1,7 +1,7 @@
 //! What a status keeps of evidence: written at transitions only, so that a run at rest writes
 //! nothing, and read by an operator that lost its memory.
 
-use crds::status::EvidenceStatus;
+use crds::{contract::BadEvent, status::EvidenceStatus};
 use verdict::lanes::Checkpoint;
 
 use crate::{
@@ -15,6 +15,8 @@ use crate::{
 
 /// Without a stable revision beside it a canary is not judged by less: the world may have changed.
 const LIMIT_MIN: f64 = 0.05;
+/// What a canary may have where nothing is known of stable.
+const LIMIT_UNKNOWN: f64 = 0.5;
 /// A limit near one says nothing.
 const LIMIT_MAX: f64 = 0.9;
 
@@ -47,7 +49,7 @@ pub(crate) fn record(next: &mut State, seen: &Observation) {
             .get(name)
             .and_then(|tally| tally.evidence.as_ref());
         let limit = before.and_then(|before| before.limit.clone()).or_else(|| {
-            let limit = limit(name, check, evidence?)?;
+            let limit = limit(name, check, evidence)?;
             number(limit)
         });
         let lanes = evidence
@@ -71,14 +73,18 @@ pub(crate) fn record(next: &mut State, seen: &Observation) {
 
 /// The share of bad requests that a canary with all traffic may have, as nothing is beside it to
 /// compare it with: so many times what stable had that promotion bears, but at least
-/// [`LIMIT_MIN`]. None where stable was too bad, or too little is known of it.
-fn limit(name: &str, check: &RouterCheck, evidence: &RunEvidence) -> Option<f64> {
+/// [`LIMIT_MIN`]. None where stable was too bad. Where too little is known of it, only a canary that
+/// mostly fails is too bad; what is too slow nobody can say.
+fn limit(name: &str, check: &RouterCheck, evidence: Option<&RunEvidence>) -> Option<f64> {
     let RouterTest::Comparison { promote_within, .. } = check.test else {
         return None;
     };
-    let stable = evidence.sum(|_| true).1;
-    let known = stable.judged(name) >= u64::from(check.min_units);
-    let share = stable.bad_share(name).filter(|_| known)?;
+    let stable = evidence.map(|evidence| evidence.sum(|_| true).1);
+    let known = stable.filter(|stable| stable.judged(name) >= u64::from(check.min_units));
+    let Some(share) = known.and_then(|stable| stable.bad_share(name)) else {
+        let is_failure = matches!(check.event, BadEvent::Error | BadEvent::BrokenStream);
+        return is_failure.then_some(LIMIT_UNKNOWN);
+    };
     let limit = (share * promote_within).max(LIMIT_MIN);
     (limit <= LIMIT_MAX).then_some(limit)
 }

@@ -121,6 +121,23 @@ fn no_step_passes_on_requests_that_told_its_guardrail_nothing() {
 }
 
 #[test]
+fn canary_that_only_fails_is_not_promoted_where_all_traffic_is_its_first_step() {
+    let mut cluster = watched();
+    cluster.plan.steps.drain(..cluster.plan.steps.len() - 1);
+    assert_eq!(cluster.plan.steps[0].weight, Weight::FULL);
+    // So few requests that next to nothing is known of stable.
+    let mut traffic = Traffic::new(5000, 2, 7).with_bad("b", "errors", 1.0);
+    let took = serve(&mut cluster, &mut traffic, 120, is_rolled_back);
+    assert!(took.is_some(), "{}", cluster.phase());
+    let mut cluster = watched();
+    cluster.plan.steps.drain(..cluster.plan.steps.len() - 1);
+    let mut traffic = Traffic::new(5000, 2, 7)
+        .with_bad("b", "errors", 0.1)
+        .with_bad("b", "slow-answers", 1.0);
+    assert!(serve(&mut cluster, &mut traffic, 120, is_promoted).is_some());
+}
+
+#[test]
 fn canary_that_is_as_bad_as_stable_is_promoted() {
     for (chance, hopeless) in [(0.01, 0), (0.2, 0), (1.0, 0), (0.0, 20), (0.01, 200)] {
         for seed in 0..3 {
