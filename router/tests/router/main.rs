@@ -18,6 +18,7 @@ mod balance;
 mod evidence;
 mod gone;
 mod hostile;
+mod killed;
 mod lead;
 mod mirror;
 mod objects;

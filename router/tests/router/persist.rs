@@ -29,10 +29,10 @@ use crate::trips::{digits, trip};
 use crate::world::{Times, World, settings, until};
 
 /// A folder that is gone when the test is over.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let name = format!("sluice-router-{:016x}", rand::random::<u64>());
         Self(std::env::temp_dir().join(name))
     }
@@ -41,7 +41,7 @@ impl Folder {
         StateDir::open(&self.0).unwrap()
     }
 
-    fn holds(&self, name: &str, text: &str) -> bool {
+    pub fn holds(&self, name: &str, text: &str) -> bool {
         fs::read_to_string(self.0.join(name)).is_ok_and(|content| content.contains(text))
     }
 }
