@@ -20,6 +20,9 @@ const KEEP: Duration = Duration::from_mins(1);
 /// From then on it is asked for again while the old one holds, so that no word of the leader waits
 /// for the API server.
 const RENEW: Duration = Duration::from_secs(30);
+/// How long a refusal holds: the API server also refuses what it could not check just then, and the
+/// leader of a minute must not stay out for it.
+const KEEP_REFUSED: Duration = Duration::from_secs(5);
 const KEPT_MAX: usize = 64;
 /// Whoever can reach the listener can make us ask; more at once wait.
 const REVIEWS_AT_ONCE: usize = 2;
@@ -146,7 +149,8 @@ impl Gate {
             return Known::Nothing;
         };
         let age = answer.at.elapsed();
-        if age >= KEEP {
+        let keep = if answer.admitted { KEEP } else { KEEP_REFUSED };
+        if age >= keep {
             Known::Nothing
         } else if answer.admitted {
             let renew = age >= RENEW && !answer.renewing;
@@ -322,6 +326,22 @@ mod tests {
             assert_eq!(gate.admit("token").await, Err(Refused::Token));
             assert_eq!(asked.load(Ordering::Relaxed), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn who_was_refused_may_ask_again_soon() {
+        let (gate, asked) = gate(Ok(Some(user(OPERATOR, ROUTER_AUDIENCE))));
+        let refused = |ago: Duration| Answer {
+            admitted: false,
+            at: Instant::now().checked_sub(ago).unwrap(),
+            renewing: false,
+        };
+        let hash: [u8; 32] = Sha256::digest("token").into();
+        gate.kept().insert(hash, refused(Duration::from_secs(1)));
+        assert_eq!(gate.admit("token").await, Err(Refused::Token));
+        gate.kept().insert(hash, refused(KEEP_REFUSED));
+        gate.admit("token").await.unwrap();
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
