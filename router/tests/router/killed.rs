@@ -88,11 +88,11 @@ async fn answer(objects: &Objects, route: &Mutex<Value>, request: Request<Incomi
     }
     let of_route = "/apis/gateway.networking.k8s.io/v1/namespaces/ml/httproutes/digits";
     if let Some(part) = path.strip_prefix(of_route) {
-        let patch = body.collect().await.unwrap().to_bytes();
+        let body = body.collect().await.unwrap().to_bytes();
         let mut route = route.lock().unwrap();
         if (&head.method, part) == (&Method::PATCH, "/status") {
-            let patch: Value = serde_json::from_slice(&patch).unwrap();
-            route["status"] = patch["status"].clone();
+            let wanted: Value = serde_json::from_slice(&body).unwrap();
+            route["status"] = wanted["status"].clone();
         }
         return full(&route.to_string());
     }
@@ -103,17 +103,15 @@ async fn answer(objects: &Objects, route: &Mutex<Value>, request: Request<Incomi
         "services" => list("Service", &objects.services),
         "endpointslices" => list("EndpointSlice", &objects.slices),
         "namespaces" => list("Namespace", &objects.namespaces),
-        _ => None,
+        _ => return unknown(),
     };
-    known.map_or_else(unknown, |list| full(&list.to_string()))
+    full(&known.to_string())
 }
 
-fn list<T: Serialize>(kind: &str, items: &[Arc<T>]) -> Option<Value> {
+fn list<T: Serialize>(kind: &str, items: &[Arc<T>]) -> Value {
     let items: Vec<&T> = items.iter().map(Arc::as_ref).collect();
     let kind = format!("{kind}List");
-    Some(
-        json!({"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items}),
-    )
+    json!({"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items})
 }
 
 /// Leases, above all: nobody holds any.
@@ -183,6 +181,7 @@ impl Router {
 }
 
 impl Drop for Router {
+    #[expect(clippy::print_stdout, reason = "why a test failed")]
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
@@ -250,8 +249,8 @@ async fn a_trip_outlives_a_router_that_is_killed() {
     let said = cluster.says().unwrap();
     assert_eq!((&*said.run, &*said.guardrail), ("r1", "errors"));
     router.kill();
-    let tried = tries.load(Ordering::Relaxed);
-    assert!(tried > 0);
+    let before = tries.load(Ordering::Relaxed);
+    assert!(before > 0);
 
     // Another pod has no files: the route's status tells it.
     let router = Router::start(&other, cluster.address).await;
@@ -272,5 +271,5 @@ async fn a_trip_outlives_a_router_that_is_killed() {
     })
     .await;
     router.kill();
-    assert_eq!(tries.load(Ordering::Relaxed), tried);
+    assert_eq!(tries.load(Ordering::Relaxed), before);
 }
