@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down fmt lint lint-rust lint-files test test-unit crds chart deny docs e2e e2e-given bench bench-router images cluster cluster-down ci
+.PHONY: help demo demo-down fmt lint lint-rust lint-files test test-unit crds chart deny docs e2e e2e-given bench bench-router bench-detect images cluster cluster-down ci
 
 export SLUICE_CACHE ?= $(HOME)/.cache/sluice
 export CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
@@ -68,6 +68,10 @@ bench: ## Run the benchmarks on a real cluster; BENCH_FLAGS="--only rollback" an
 
 bench-router: ## Measure the router beside its peers, on loopback, without a cluster; BENCH_FLAGS="--quick" and the like
 	@hack/bench-router $(BENCH_FLAGS)
+
+bench-detect: ## Measure how soon a bad canary is out, in virtual time; BENCH_FLAGS="--trials 20" and the like
+	@SLUICE_COMMIT="$$(git describe --always --dirty --abbrev=40 --exclude='*' || echo unknown)" \
+		cargo run --locked --release -p sluice-router --example detect -- $(BENCH_FLAGS)
 
 images: ## Build the images and load them into the cluster, where one is up
 	@if [ -f "$${SLUICE_KUBECONFIG:-$${SLUICE_CLUSTER_DIR:-.cluster}/kubeconfig}" ]; then images/build --load; else images/build; fi

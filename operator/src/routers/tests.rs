@@ -22,7 +22,7 @@ use crate::clock;
 /// The chance of a wrong rollback that the runs here allow, large for the sake of time: so few runs
 /// could not tell a small one from none.
 const ALPHA: &str = "0.1";
-const RUNS: u32 = 80;
+const RUNS: u32 = 60;
 /// How long a run is looked at: at its end the canary has 25 % of the requests.
 const SECONDS: u64 = 480;
 /// When the last router becomes another process.
