@@ -1,5 +1,5 @@
 //! Guardrails that the routers judge: what is bad, and what must not be so. The routers get them
-//! with the route ([`judge`]); what comes back is judged in [`crate::evidence`].
+//! with the route (`judge`); what comes back is judged in [`crate::evidence`].
 
 use crds::{
     contract::{BadEvent, Judge, JudgedGuardrail, Test},
@@ -20,7 +20,7 @@ const DEFAULT_PROMOTE_WITHIN: f64 = 2.0;
 const DEFAULT_PROMOTE_BELOW: f64 = 0.01;
 const DEFAULT_MIN_UNITS: u32 = 50;
 const DEFAULT_WARM_UP: SignedDuration = SignedDuration::from_secs(30);
-/// Milliseconds of [`contract::DEFAULT_SLOW_SECONDS`].
+/// Milliseconds of [`crds::contract::DEFAULT_SLOW_SECONDS`].
 const DEFAULT_SLOW_MILLIS: u64 = 250;
 
 /// Bad requests that the routers see.

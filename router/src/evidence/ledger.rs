@@ -31,7 +31,7 @@ pub(super) struct Ledger {
     events: VecDeque<UserEvent>,
     last_event: u64,
     dropped: u64,
-    /// [`Self::sum`] when it was last asked for.
+    /// The sum over everything when it was last asked for: another one means news.
     told: u64,
     pub(super) held: bool,
     /// Whether the metrics lag behind, and the second in which they were last brought up.
