@@ -188,6 +188,9 @@ impl Proxy {
         let effective = rule.effective(drawn, is_tripped);
         let arm = rule.arms.get(effective).ok_or(Refusal::NoWeight)?;
         let fallback = rule.fallback(effective, is_tripped);
+        if fallback.is_none() && arm.backend.endpoints().is_empty() && rule.is_going() {
+            return Err(Refusal::NoRoute);
+        }
         if arm.backend == Backend::Unresolved && fallback.is_none() {
             return Err(Refusal::NoBackend);
         }

@@ -193,6 +193,14 @@ impl Rule {
         reachable.then_some(other)
     }
 
+    /// Whether the route stands for a model that is being deleted: the Services go with it, in any
+    /// order and before the route. Who asks for it is told what will be true in a moment.
+    pub fn is_going(&self) -> bool {
+        self.arms
+            .iter()
+            .any(|arm| arm.role == Role::Stable && arm.backend == Backend::Unresolved)
+    }
+
     /// The canary, if it has an endpoint to be sent to.
     pub fn canary(&self) -> Option<usize> {
         self.arms

@@ -256,3 +256,28 @@ async fn a_breach_waits_for_stable_to_have_an_endpoint() {
     assert_eq!(world.metric(weight).as_deref(), Some("0.0"));
     assert_eq!(trips().as_deref(), Some("1"));
 }
+
+#[tokio::test]
+async fn a_model_whose_services_go_before_its_route_is_not_found() {
+    let left = |services: &[&str]| {
+        let mut objects = objects(&[], &[], split_route(3, 1));
+        objects.services.retain(|service| {
+            let name = service.metadata.name.as_deref().unwrap_or_default();
+            services.contains(&name)
+        });
+        objects
+    };
+    let world = World::start(&left(&["stable", "canary"])).await;
+    let mut client = world.client().await;
+    for (services, code) in [
+        (&["stable", "canary"][..], StatusCode::SERVICE_UNAVAILABLE),
+        (&["canary"], StatusCode::NOT_FOUND),
+        (&[], StatusCode::NOT_FOUND),
+    ] {
+        world.publish(&left(services));
+        for user in 0..50 {
+            let answered = client.get(Some(&user.to_string())).await;
+            assert_eq!(answered.status, code, "left: {services:?}");
+        }
+    }
+}
