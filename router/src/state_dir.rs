@@ -223,13 +223,14 @@ impl StateDir {
     }
 
     async fn keep_configuration(self, mut reports: watch::Receiver<Option<Arc<Report>>>) {
-        let mut routes = Versions::new();
+        // Nothing of this process is written yet: what the files hold may be of long ago.
+        let mut routes: Option<Versions> = None;
         let mut took = Duration::ZERO;
         while reports.changed().await.is_ok() {
             let began = Instant::now();
             let due = loop {
                 let report = reports.borrow_and_update().clone();
-                let soon = report.is_some_and(|report| versions(&report) != routes);
+                let soon = report.is_some_and(|report| Some(versions(&report)) != routes);
                 let pause = if soon { SOON } else { LATER }.max(took * SHARE);
                 let due = began + pause;
                 match tokio::time::timeout_at(due, reports.changed()).await {
@@ -240,7 +241,7 @@ impl StateDir {
             let Some(report) = reports.borrow_and_update().clone() else {
                 continue;
             };
-            routes = versions(&report);
+            routes = Some(versions(&report));
             self.clone().store(CONFIGURATION, content(&report)).await;
             took = due.elapsed();
         }
