@@ -62,7 +62,8 @@ pub(crate) async fn run(bench: &Bench<'_>, trials: usize) -> anyhow::Result<()> 
     bench.cluster.fresh_namespace(NAMESPACE).await?;
     let watched = Watched::new(bench.cluster, NAMESPACE, md::NAME);
     bench.cluster.apply(NAMESPACE, &deployment()?).await?;
-    watched.promoted(SERVING_WITHIN).await?;
+    let stable = watched.promoted(SERVING_WITHIN).await?;
+    failing::set_error_rate(bench.cluster, NAMESPACE, &stable, BEFORE).await?;
     let plan = Plan {
         users: USERS,
         ..Plan::digits(NAMESPACE, md::NAME).rate(f64::from(RATE))
@@ -83,7 +84,8 @@ pub(crate) async fn run(bench: &Bench<'_>, trials: usize) -> anyhow::Result<()> 
 
 /// A stable revision that fails for some, and a twentieth of the traffic for what comes after it.
 fn deployment() -> anyhow::Result<Value> {
-    let mut object = md::sim(&["alpha=1ms", &format!("errorRate={BEFORE}")]);
+    // Pods that fail from the start might fail to warm up.
+    let mut object = md::sim(&["alpha=1ms", "--sim-control"]);
     let spec = object.get_mut("spec").and_then(Value::as_object_mut);
     let spec = spec.context("the model deployment has no spec")?;
     let steps = json!([{"weight": "5%", "hold": "1h"}, {"weight": "100%"}]);
@@ -148,10 +150,8 @@ impl Trial<'_> {
     async fn once(&mut self, lane: Lane, after: f64) -> anyhow::Result<Exposure> {
         self.number += 1;
         let first = self.load.stats().await?.ended;
-        let rate = format!("errorRate={BEFORE}");
         let args = json!([
             "alpha=1ms",
-            rate,
             "--sim-control",
             format!("seed={}", self.number)
         ]);
@@ -160,6 +160,7 @@ impl Trial<'_> {
             .await?;
         let running = self.watched.at_step(1, SERVING_WITHIN).await?;
         let revision = md::canary(&running);
+        failing::set_error_rate(self.bench.cluster, NAMESPACE, &revision, BEFORE).await?;
         // A window of usual answers, and then any moment of a scrape and a check.
         let window = Duration::from_secs(u64::from(WINDOW_SECONDS + 1));
         tokio::time::sleep(window + Duration::from_secs_f64(rand::random_range(0.0..2.0))).await;
