@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::{
     cluster::Cluster,
     load::{log::Entry, stats::success},
+    model_deployment::{self as md, Watched},
 };
 
 /// What one trial came to.
@@ -38,6 +39,24 @@ impl Exposure {
             bad: bad().count(),
         })
     }
+}
+
+/// Lets a guardrail's window fill with usual answers of a canary, and then any moment of a scrape and
+/// a check come. Fails if the canary ended by itself meanwhile.
+pub(super) async fn lasts_a_window(
+    watched: &Watched,
+    canary: &str,
+    window_seconds: u32,
+) -> anyhow::Result<()> {
+    let window = Duration::from_secs(u64::from(window_seconds + 1));
+    tokio::time::sleep(window + Duration::from_secs_f64(rand::random_range(0.0..2.0))).await;
+    let object = watched.get().await?;
+    ensure!(
+        md::canary(&object) == canary && md::phase(&object) == "Progressing",
+        "the canary ended before it was made to fail: {}",
+        md::phase(&object)
+    );
+    Ok(())
 }
 
 /// Makes a revision's pods fail for a share of their requests.

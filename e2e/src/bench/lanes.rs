@@ -161,15 +161,7 @@ impl Trial<'_> {
         let running = self.watched.at_step(1, SERVING_WITHIN).await?;
         let revision = md::canary(&running);
         failing::set_error_rate(self.bench.cluster, NAMESPACE, &revision, BEFORE).await?;
-        // A window of usual answers, and then any moment of a scrape and a check.
-        let window = Duration::from_secs(u64::from(WINDOW_SECONDS + 1));
-        tokio::time::sleep(window + Duration::from_secs_f64(rand::random_range(0.0..2.0))).await;
-        let before = self.watched.get().await?;
-        ensure!(
-            md::canary(&before) == revision && md::phase(&before) == "Progressing",
-            "the canary ended before it was made to fail: {}",
-            md::phase(&before)
-        );
+        failing::lasts_a_window(self.watched, &revision, WINDOW_SECONDS).await?;
         let turned = epoch_ms();
         failing::set_error_rate(self.bench.cluster, NAMESPACE, &revision, after).await?;
         self.watched.rolled_back(DECIDED_WITHIN).await?;
